@@ -1,0 +1,1 @@
+"""What runs where with how much traffic."""

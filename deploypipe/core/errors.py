@@ -1,17 +1,17 @@
 """Every error that deploypipe raises on purpose.
 
-    DeploypipeError
-    ├── DomainError               a person or a program asked for something that cannot be done
-    │   ├── Forbidden             the role is missing                                   403
-    │   │   └── FourEyes          the same person may not do both                       403
-    │   ├── IllegalTransition     the state does not allow the verb                     409
-    │   │   └── ConcurrentChange  somebody else was first                               409
-    │   ├── Conflict              an at-most-one rule would be broken                   409
-    │   └── Invalid               a field's value is wrong                              422
-    └── BackendError              the outside world did not do as asked
-        ├── TargetError           starting, observing or stopping model servers
-        ├── RouterError           writing or reading the traffic split
-        └── EngineError           talking to a model server
+DeploypipeError
+├── DomainError               a person or a program asked for something that cannot be done
+│   ├── Forbidden             the role is missing                                   403
+│   │   └── FourEyes          the same person may not do both                       403
+│   ├── IllegalTransition     the state does not allow the verb                     409
+│   │   └── ConcurrentChange  somebody else was first                               409
+│   ├── Conflict              an at-most-one rule would be broken                   409
+│   └── Invalid               a field's value is wrong                              422
+└── BackendError              the outside world did not do as asked
+    ├── TargetError           starting, observing or stopping model servers
+    ├── RouterError           writing or reading the traffic split
+    └── EngineError           talking to a model server
 """
 
 from __future__ import annotations

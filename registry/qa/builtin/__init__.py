@@ -1,0 +1,1 @@
+"""The checks that come with the product, one module per category."""

@@ -1,0 +1,89 @@
+"""The verbs of experiments."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from django.db import transaction
+
+from abtests import decision
+from abtests.events import ExperimentChanged
+from abtests.gates import STEP
+from abtests.models import Experiment
+from deploypipe.core import audit, events, roles
+from deploypipe.core.errors import Conflict, IllegalTransition, Invalid
+from registry.models import ModelVersion
+from rollouts import actions as rollout_actions
+from rollouts.analysis import SettingsError
+from rollouts.lifecycle import Cause, Purpose
+from rollouts.models import Environment
+from rollouts.strategy import SET_WEIGHT
+
+if TYPE_CHECKING:
+    from django.contrib.auth.models import User
+
+
+@transaction.atomic
+def start(
+    candidate: ModelVersion,
+    environment: Environment,
+    *,
+    actor: User,
+    name: str = "",
+    traffic_percent: float = 50.0,
+    settings: Mapping[str, Any] | None = None,
+    trigger: str = "page",
+) -> Experiment:
+    """Compare a version with the live one on real traffic; afterwards the live one has all traffic again."""
+    roles.require(actor, "abtests.run")
+    given = dict(settings or {})
+    try:
+        decision.parse_settings(given)
+    except SettingsError as error:
+        fields = {f"settings.{field}": right for field, right in error.fields.items()}
+        raise Invalid("The experiment cannot be run.", fields=fields) from None
+    if not isinstance(traffic_percent, int | float) or not 0 < traffic_percent < 100:
+        raise Invalid(
+            "The experiment cannot be run.",
+            fields={"traffic_percent": f"{traffic_percent!r}: give more than 0 and less than 100"},
+        )
+    rollout = rollout_actions.request(
+        candidate,
+        environment,
+        actor=actor,
+        steps=[{SET_WEIGHT: traffic_percent}, {STEP: {**given, "auto_promote": True, "auto_rollback": True}}],
+        purpose=Purpose.EXPERIMENT,
+        trigger=trigger,
+        options={"ab_testing": True, "traffic_split": traffic_percent},
+    )
+    experiment = Experiment.objects.create(
+        name=name or f"{candidate} in {environment}",
+        environment=environment,
+        candidate=candidate,
+        rollout=rollout,
+        step_index=1,
+        settings=rollout.steps.get(index=1).settings,
+        created_by=actor,
+    )
+    audit.record(
+        actor, "experiment.requested", experiment, after={"settings": given, "traffic_percent": traffic_percent}
+    )
+    events.announce(ExperimentChanged(experiment.pk))
+    return experiment
+
+
+@transaction.atomic
+def stop(experiment: Experiment, *, actor: User, reason: str) -> None:
+    """End it without an answer. On its own, its traffic goes back to the live version."""
+    roles.require(actor, "abtests.run")
+    if sentence := experiment.refusal("stop"):
+        raise IllegalTransition(sentence)
+    if not reason.strip():
+        raise Invalid("Stopping needs a reason.", fields={"reason": "say what you saw"})
+    if not experiment.stands_alone:
+        raise Conflict(f"It belongs to rollout {experiment.rollout_id}: abort or promote that one.")
+    experiment.advance("stop", sentence=reason)
+    audit.record(actor, "experiment.stopped", experiment, after={"status": experiment.status}, reason=reason)
+    events.announce(ExperimentChanged(experiment.pk))
+    rollout_actions.turn_back(experiment.rollout, actor=actor, reason=reason, cause=Cause.PERSON)

@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+from django.db.models import QuerySet
+from django.shortcuts import get_object_or_404
+from rest_framework import generics
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.views import APIView
+
+from abtests import actions
+from abtests.models import Experiment
+from abtests.serializers import ExperimentIn, ExperimentOut, ReasonIn
+from deploypipe.core.api import MayView, person, read
+from rollouts.api import environment_named, version_named
+
+
+def experiments() -> QuerySet[Experiment]:
+    return Experiment.objects.select_related(
+        "environment", "rollout", "stable__model", "candidate__model"
+    ).prefetch_related("snapshots")
+
+
+class ExperimentList(generics.ListAPIView[Experiment]):
+    permission_classes = [MayView]
+    serializer_class = ExperimentOut
+
+    def get_queryset(self) -> QuerySet[Experiment]:
+        return experiments()
+
+    def post(self, request: Request) -> Response:
+        values = read(ExperimentIn, request)
+        experiment = actions.start(
+            version_named(values["model"], values["version"]),
+            environment_named(values["environment"]),
+            actor=person(request),
+            name=values["name"],
+            traffic_percent=values["traffic_percent"],
+            settings=values["settings"],
+            trigger="api",
+        )
+        return Response(ExperimentOut(experiment).data, status=201)
+
+
+class ExperimentDetail(generics.RetrieveAPIView[Experiment]):
+    permission_classes = [MayView]
+    serializer_class = ExperimentOut
+
+    def get_queryset(self) -> QuerySet[Experiment]:
+        return experiments()
+
+
+class ExperimentStop(APIView):
+    permission_classes = [MayView]
+
+    def post(self, request: Request, pk: int) -> Response:
+        experiment = get_object_or_404(experiments(), pk=pk)
+        actions.stop(experiment, actor=person(request), reason=read(ReasonIn, request)["reason"])
+        return Response(ExperimentOut(experiment).data)

@@ -1,0 +1,38 @@
+from __future__ import annotations
+
+from typing import Any
+
+from rest_framework import serializers
+
+from abtests.models import Experiment
+
+
+class ExperimentIn(serializers.Serializer[Any]):
+    model = serializers.CharField(max_length=40)
+    version = serializers.IntegerField(min_value=1)
+    environment = serializers.CharField(max_length=40)
+    name = serializers.CharField(required=False, default="", max_length=100, allow_blank=True)
+    traffic_percent = serializers.FloatField(required=False, default=50.0)
+    settings = serializers.DictField(required=False, default=dict)
+
+
+class ReasonIn(serializers.Serializer[Any]):
+    reason = serializers.CharField(required=False, allow_blank=True, default="", max_length=5000)
+
+
+class ExperimentOut(serializers.ModelSerializer[Experiment]):
+    environment = serializers.CharField(source="environment.name")
+    stable = serializers.CharField(default=None)
+    candidate = serializers.CharField()
+    latest = serializers.SerializerMethodField()
+
+    class Meta:
+        model = Experiment
+        fields = [
+            "id", "name", "environment", "stable", "candidate", "rollout", "step_index", "status", "sentence",
+            "settings", "created_at", "started_at", "ended_at", "latest",
+        ]  # fmt: skip
+
+    def get_latest(self, experiment: Experiment) -> Any:
+        snapshot = experiment.snapshots.order_by("-pk").first()
+        return snapshot.detail if snapshot else None

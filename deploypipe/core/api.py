@@ -1,0 +1,95 @@
+"""What every REST endpoint shares: one error shape {code, message, fields}, pages, and reading of input."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.contrib.auth.models import User
+from django.core.exceptions import PermissionDenied
+from django.http import Http404
+from rest_framework import exceptions, serializers
+from rest_framework.pagination import CursorPagination
+from rest_framework.permissions import BasePermission
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.views import APIView, set_rollback
+from rest_framework.views import exception_handler as drf_exception_handler
+
+from deploypipe.core import roles
+from deploypipe.core.errors import DomainError, Forbidden, Invalid
+
+
+class Pages(CursorPagination):
+    page_size = 50
+    page_size_query_param = "limit"
+    max_page_size = 500
+    ordering = "-pk"
+
+
+class MayView(BasePermission):
+    message = "This needs a role; ask an administrator to put you into a group."
+
+    def has_permission(self, request: Request, view: APIView) -> bool:
+        return request.user.is_authenticated and roles.refusal(request.user, "view") is None
+
+
+def person(request: Request) -> User:
+    """Who asks; `MayView` has let in nobody who is not signed in."""
+    if not isinstance(request.user, User):
+        raise Forbidden("Sign in first.")
+    return request.user
+
+
+def read(serializer: type[serializers.Serializer[Any]], request: Request) -> dict[str, Any]:
+    """The request's body, checked; raises Invalid naming each wrong field. Unknown fields are refused too."""
+    if not isinstance(request.data, dict):
+        raise Invalid("The body must be a JSON object.")
+    shape = serializer(data=request.data)
+    unknown = sorted(set(request.data) - set(shape.fields))
+    if unknown:
+        known = ", ".join(sorted(shape.fields))
+        raise Invalid("Unknown field.", fields=dict.fromkeys(unknown, f"is not a field here; there are: {known}"))
+    if not shape.is_valid():
+        raise Invalid("Some fields are wrong.", fields=_flatten(shape.errors))
+    values: dict[str, Any] = shape.validated_data
+    return values
+
+
+def _flatten(errors: Any, prefix: str = "") -> dict[str, str]:
+    if isinstance(errors, dict):
+        flat: dict[str, str] = {}
+        for name, below in errors.items():
+            flat |= _flatten(below, f"{prefix}.{name}" if prefix else str(name))
+        return flat
+    if isinstance(errors, list) and any(isinstance(item, dict) for item in errors):
+        flat = {}
+        for index, item in enumerate(errors):
+            flat |= _flatten(item, f"{prefix}[{index}]")
+        return flat
+    return {prefix or "body": " ".join(str(item) for item in errors)}
+
+
+def exception_handler(error: Exception, context: dict[str, Any]) -> Response | None:
+    if isinstance(error, DomainError):
+        set_rollback()
+        return _answer(error.status, error.code, error.message, error.fields)
+    if isinstance(error, Http404):
+        return _answer(404, "not_found", str(error) or "There is nothing at this address.")
+    if isinstance(error, PermissionDenied):
+        return _answer(403, "forbidden", "You may not do this.")
+    response = drf_exception_handler(error, context)
+    if response is None or not isinstance(error, exceptions.APIException):
+        return response
+    shaped = _answer(response.status_code, error.default_code, _sentence(error))
+    for header in ("WWW-Authenticate", "Retry-After", "Allow"):
+        if header in response.headers:
+            shaped[header] = response.headers[header]
+    return shaped
+
+
+def _sentence(error: exceptions.APIException) -> str:
+    return str(error.detail) if isinstance(error.detail, str) else "; ".join(_flatten(error.detail).values())
+
+
+def _answer(status: int, code: str, message: str, fields: dict[str, str] | None = None) -> Response:
+    return Response({"code": code, "message": message, "fields": fields or {}}, status=status)

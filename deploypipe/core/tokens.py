@@ -1,0 +1,44 @@
+"""Programs sign in with `Authorization: Bearer dp_…`."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from typing import TYPE_CHECKING
+
+from rest_framework.authentication import BaseAuthentication, get_authorization_header
+from rest_framework.exceptions import AuthenticationFailed
+from rest_framework.request import Request
+
+from deploypipe.core.models import ApiToken
+
+if TYPE_CHECKING:
+    from django.contrib.auth.models import User
+
+PREFIX = "dp_"
+
+
+def issue(user: User, *, name: str) -> str:
+    """A new key; this is the only time that it is seen."""
+    key = PREFIX + secrets.token_urlsafe(32)
+    ApiToken.objects.create(user=user, name=name, digest=_digest(key))
+    return key
+
+
+def _digest(key: str) -> str:
+    # The key has 256 bits of its own: a plain digest cannot be guessed, and looking it up stays cheap.
+    return hashlib.sha256(key.encode()).hexdigest()
+
+
+class TokenAuthentication(BaseAuthentication):
+    def authenticate(self, request: Request) -> tuple[User, ApiToken] | None:
+        scheme, _, key = get_authorization_header(request).decode("latin-1").partition(" ")
+        if scheme.lower() != "bearer":
+            return None
+        token = ApiToken.objects.select_related("user").filter(digest=_digest(key.strip())).first()
+        if token is None or not token.user.is_active:
+            raise AuthenticationFailed("The access token is not known. Make one with: manage.py issue_token USER")
+        return token.user, token
+
+    def authenticate_header(self, request: Request) -> str:
+        return "Bearer"

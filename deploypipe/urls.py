@@ -1,0 +1,52 @@
+"""Every address of the product."""
+
+from __future__ import annotations
+
+from django.contrib import admin
+from django.contrib.auth import views as auth_views
+from django.urls import include, path
+
+from abtests import api as abtests_api
+from deploypipe import overview, probes
+from deploypipe.core import views as core_views
+from deploypipe.core.audit_api import AuditList
+from registry import api as registry_api
+from rollouts import api as rollouts_api
+
+api = [
+    path("models/", registry_api.ModelList.as_view()),
+    path("models/<str:name>/", registry_api.ModelDetail.as_view()),
+    path("models/<str:name>/versions/", registry_api.VersionList.as_view()),
+    path("versions/<int:pk>/", registry_api.VersionDetail.as_view()),
+    path("versions/<int:pk>/report/", registry_api.VersionReport.as_view()),
+    path("versions/<int:pk>/examine/", registry_api.Examine.as_view()),
+    path("versions/<int:pk>/approve/", registry_api.Approve.as_view()),
+    path("versions/<int:pk>/refuse/", registry_api.Refuse.as_view()),
+    path("environments/", rollouts_api.EnvironmentList.as_view()),
+    path("strategies/", rollouts_api.StrategyList.as_view()),
+    path("rollouts/", rollouts_api.RolloutList.as_view()),
+    path("rollouts/<int:pk>/", rollouts_api.RolloutDetail.as_view()),
+    *(
+        path(f"rollouts/<int:pk>/{verb}/", rollouts_api.RolloutVerb.as_view(), {"verb": verb})
+        for verb in ("pause", "resume", "promote", "abort", "rollback", "approve")
+    ),
+    path("experiments/", abtests_api.ExperimentList.as_view()),
+    path("experiments/<int:pk>/", abtests_api.ExperimentDetail.as_view()),
+    path("experiments/<int:pk>/stop/", abtests_api.ExperimentStop.as_view()),
+    path("audit/", AuditList.as_view()),
+]
+
+urlpatterns = [
+    path("", overview.overview, name="overview"),
+    path("", include("registry.urls")),
+    path("", include("rollouts.urls")),
+    path("", include("abtests.urls")),
+    path("audit/", core_views.audit_list, name="audit-list"),
+    path("sign-in/", core_views.SignIn.as_view(), name="login"),
+    path("sign-out/", auth_views.LogoutView.as_view(), name="logout"),
+    path("admin/", admin.site.urls),
+    path("api/v1/", include(api)),
+    path("healthz", probes.healthz),
+    path("readyz", probes.readyz),
+    path("metrics", probes.metrics),
+]

@@ -1,0 +1,101 @@
+"""Who listens to what, read from top to bottom. The only place where apps that do not know each other meet.
+
+Listeners run after commit. They enqueue a task or ring a page's doorbell; they never write.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from abtests.events import ExperimentChanged
+from deploypipe.core import live
+from deploypipe.core.events import subscribe
+from deploypipe.metrics import series
+from deploypipe.metrics.models import Window
+from registry import tasks as registry_tasks
+from registry.events import QAProgressed, QARequested, VersionChanged
+from rollouts import tasks as rollout_tasks
+from rollouts.events import DeploymentChanged, RecordsRead, RolloutChanged, RolloutEnded, RolloutSaid
+from rollouts.models import Deployment, Rollout
+
+STALE_SECONDS = 2
+
+
+def connect() -> None:
+    # A version is registered or moves on: its page, the lists, and the rollout that waits for it.
+    subscribe(VersionChanged, _version_changed)
+    # An examination is asked for: a worker begins it at once instead of at the next beat.
+    subscribe(QARequested, _qa_requested)
+    subscribe(QAProgressed, lambda e: live.ring(f"version-{e.version_id}"))
+    # A server became ready, failed, or changed its health: the rollout that uses it goes on or turns back now.
+    subscribe(DeploymentChanged, _deployment_changed)
+    # New measurements: chart points for pages, and a look of the judge.
+    subscribe(RecordsRead, _records_read)
+    subscribe(RolloutChanged, _rollout_changed)
+    subscribe(RolloutSaid, lambda e: live.ring(f"rollout-{e.rollout_id}"))
+    subscribe(RolloutEnded, lambda e: live.ring("overview"))
+    subscribe(ExperimentChanged, _experiment_changed)
+
+
+def _qa_requested(event: QARequested) -> None:
+    registry_tasks.run_qa.apply_async((event.run_id,))
+
+
+def _version_changed(event: VersionChanged) -> None:
+    live.ring(f"version-{event.version_id}")
+    live.ring("versions")
+    live.ring("overview")
+    for pk in Rollout.objects.active().filter(version_id=event.version_id).values_list("pk", flat=True):
+        _bring_forward(pk)
+
+
+def _deployment_changed(event: DeploymentChanged) -> None:
+    live.ring("overview")
+    deployment = Deployment.objects.select_related("version").filter(pk=event.deployment_id).first()
+    if deployment is None:
+        return
+    active = Rollout.objects.active().filter(
+        environment_id=deployment.environment_id, model_id=deployment.version.model_id
+    )
+    for pk in active.values_list("pk", flat=True):
+        live.ring(f"rollout-{pk}")
+        _bring_forward(pk)
+
+
+def _records_read(event: RecordsRead) -> None:
+    windows = list(Window.objects.filter(batch=event.batch))
+    keys = {(window.environment, window.model) for window in windows}
+    for environment, model in keys:
+        rollout = (
+            Rollout.objects.select_related("candidate", "previous")
+            .filter(environment__name=environment, model__name=model)
+            .order_by("-pk")
+            .first()
+        )
+        if rollout is None:
+            continue
+        roles = series.roles_of(rollout.candidate, rollout.previous)
+        of_route = [w for w in windows if (w.environment, w.model) == (environment, model)]
+        live.points(f"rollout-{rollout.pk}", series.points(of_route, roles, _measured_at(of_route)))
+        if rollout.is_active:
+            _bring_forward(rollout.pk)
+
+
+def _measured_at(windows: list[Window]) -> datetime:
+    return max(window.taken_at for window in windows)
+
+
+def _rollout_changed(event: RolloutChanged) -> None:
+    live.ring(f"rollout-{event.rollout_id}")
+    live.ring("rollouts")
+    live.ring("overview")
+    _bring_forward(event.rollout_id)
+
+
+def _experiment_changed(event: ExperimentChanged) -> None:
+    live.ring(f"experiment-{event.experiment_id}")
+    live.ring("experiments")
+
+
+def _bring_forward(rollout_id: int) -> None:
+    rollout_tasks.bring_forward.apply_async((rollout_id,), expires=STALE_SECONDS)

@@ -1,0 +1,246 @@
+"""The verbs of the registry. Each: permission, guard, write, audit, announce, in one transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from django.core.exceptions import ValidationError
+from django.db import IntegrityError, transaction
+from django.db.models import Max
+
+from deploypipe.core import audit, events, roles
+from deploypipe.core.errors import Conflict, FourEyes, IllegalTransition, Invalid
+from registry import artifacts, hooks
+from registry.engines import ENGINES
+from registry.events import QARequested, VersionChanged
+from registry.lifecycle import RunStatus, Stage
+from registry.models import NAME, Approval, Decision, ModelVersion, QARun, RegisteredModel, VersionTag
+from registry.qa.policy import Policy
+
+if TYPE_CHECKING:
+    from django.contrib.auth.models import User
+
+
+@transaction.atomic
+def create_model(name: str, *, actor: User, description: str = "") -> RegisteredModel:
+    roles.require(actor, "registry.register")
+    try:
+        NAME(name)
+    except ValidationError as error:
+        raise Invalid("The model's name is not usable.", fields={"name": f"{name!r}: {error.messages[0]}"}) from None
+    if RegisteredModel.objects.filter(name=name).exists():
+        raise Conflict(f"There is a model {name!r} already.", fields={"name": "choose another one"})
+    model = RegisteredModel.objects.create(name=name, description=description, created_by=actor)
+    audit.record(actor, "model.created", model, after={"name": name})
+    return model
+
+
+@transaction.atomic
+def register(
+    model: RegisteredModel,
+    *,
+    actor: User,
+    artifact_uri: str,
+    engine: str,
+    manifest: Mapping[str, Any] | None = None,
+    engine_arguments: Sequence[str] = (),
+    git_commit: str = "",
+    parameters: Mapping[str, Any] | None = None,
+    tags: Mapping[str, str] | None = None,
+    description: str = "",
+    request_key: str | None = None,
+) -> ModelVersion:
+    """Register the next version. Without a manifest, the bytes as they are now are read and become the registered ones.
+
+    With a `request_key` that this model has seen, the version of that earlier request is returned.
+    """
+    roles.require(actor, "registry.register")
+    # Locked, so that two registrations at once get two numbers.
+    model = RegisteredModel.objects.select_for_update().get(pk=model.pk)
+    if request_key and (earlier := model.versions.filter(request_key=request_key).first()):
+        return earlier
+    if engine not in ENGINES:
+        raise Invalid("The engine is not known.", fields={"engine": f"{engine!r}: use one of {', '.join(ENGINES)}"})
+    registered = _manifest(artifact_uri, manifest)
+    number = (model.versions.aggregate(last=Max("number"))["last"] or 0) + 1
+    version = ModelVersion.objects.create(
+        model=model,
+        number=number,
+        artifact_uri=artifact_uri,
+        manifest=registered.to_json(),
+        digest=registered.digest,
+        engine=engine,
+        engine_arguments=list(engine_arguments),
+        git_commit=git_commit,
+        parameters=dict(parameters or {}),
+        description=description,
+        registered_by=actor,
+        request_key=request_key or None,
+    )
+    VersionTag.objects.bulk_create(VersionTag(version=version, key=k, value=v) for k, v in (tags or {}).items())
+    audit.record(actor, "version.registered", version, after={"digest": version.digest, "artifact": artifact_uri})
+    events.announce(VersionChanged(version.pk, version.stage))
+    return version
+
+
+def _manifest(artifact_uri: str, given: Mapping[str, Any] | None) -> artifacts.Manifest:
+    try:
+        folder = artifacts.local_path(artifact_uri)
+    except artifacts.ArtifactError as error:
+        raise Invalid("The artifact's address is not usable.", fields={"artifact_uri": str(error)}) from None
+    try:
+        return artifacts.parse(given) if given is not None else artifacts.build(folder)
+    except artifacts.ArtifactError as error:
+        field = "artifact_uri" if given is None else "manifest"
+        raise Invalid("The artifact cannot be registered.", fields={field: str(error)}) from None
+
+
+@transaction.atomic
+def tag(version: ModelVersion, key: str, value: str, *, actor: User) -> VersionTag:
+    roles.require(actor, "registry.register")
+    before = {t.key: t.value for t in version.tags.filter(key=key)}
+    row, _ = VersionTag.objects.update_or_create(version=version, key=key, defaults={"value": value})
+    audit.record(actor, "version.tagged", version, before=before, after={key: value})
+    return row
+
+
+@transaction.atomic
+def examine(version: ModelVersion, *, actor: User | None, policy: Policy | None = None) -> QARun:
+    """Ask for an examination; a worker carries it out. The policy is kept with the run."""
+    if actor is not None:
+        roles.require(actor, "registry.examine")
+    before = version.stage
+    try:
+        version.advance("examine")
+        with transaction.atomic():
+            run = QARun.objects.create(
+                version=version, digest=version.digest, policy=(policy or Policy()).to_json(), requested_by=actor
+            )
+    except IntegrityError:
+        raise Conflict(f"{version} is being examined already.") from None
+    audit.record(
+        actor, "version.examine", version, before={"stage": before}, after={"stage": version.stage, "qa_run": run.pk}
+    )
+    events.announce(VersionChanged(version.pk, version.stage))
+    events.announce(QARequested(run.pk, version.pk))
+    return run
+
+
+@transaction.atomic
+def approve(
+    version: ModelVersion,
+    *,
+    actor: User,
+    note: str = "",
+    override: bool = False,
+    seen_run: int | None = None,
+) -> Approval:
+    """Let the version be deployed. Four eyes: whoever registered it cannot approve it.
+
+    `seen_run` is the examination that the approver looked at; where there is a newer one, they must look again.
+    """
+    roles.require(actor, "registry.approve")
+    if version.registered_by_id == actor.pk:
+        raise FourEyes("You registered this version; someone else must approve it.")
+    if sentence := version.refusal("approve"):
+        raise IllegalTransition(sentence)
+    run = _latest_finished(version)
+    _still_current(run, seen_run)
+    if version.needs_override and not (override and note.strip()):
+        raise Invalid(
+            f"The score of {version.score:g} is below what may be approved without an override.",
+            fields={"override": "set it to true", "note": "say why the version may be deployed all the same"},
+        )
+    before = version.stage
+    version.advance("approve")
+    return _decided(version, Decision.APPROVE, actor, note, run, before=before, override=version.needs_override)
+
+
+@transaction.atomic
+def refuse(version: ModelVersion, *, actor: User, note: str, seen_run: int | None = None) -> Approval:
+    """Say no, with a reason. Also takes back an approval, as long as nothing has been deployed by it."""
+    roles.require(actor, "registry.approve")
+    if sentence := version.refusal("refuse"):
+        raise IllegalTransition(sentence)
+    if not note.strip():
+        raise Invalid("A refusal needs a reason.", fields={"note": "say what is wrong, for whoever registered it"})
+    if version.stage == Stage.APPROVED and (use := hooks.use_of(version)):
+        raise Conflict(f"{version} cannot be refused any more. {use}")
+    run = _latest_finished(version)
+    _still_current(run, seen_run)
+    before = version.stage
+    version.advance("refuse")
+    return _decided(version, Decision.REFUSE, actor, note, run, before=before)
+
+
+def _latest_finished(version: ModelVersion) -> QARun | None:
+    return version.qa_runs.filter(status=RunStatus.FINISHED).order_by("-pk").first()
+
+
+def _still_current(run: QARun | None, seen_run: int | None) -> None:
+    if seen_run is not None and (run is None or run.pk != seen_run):
+        raise Conflict("The version was examined again since you opened the page. Look at the new report first.")
+
+
+def _decided(
+    version: ModelVersion,
+    decision: Decision,
+    actor: User,
+    note: str,
+    run: QARun | None,
+    *,
+    before: str,
+    override: bool = False,
+) -> Approval:
+    approval = Approval.objects.create(
+        version=version,
+        decision=decision,
+        digest=version.digest,
+        qa_run=run,
+        by=actor,
+        note=note.strip(),
+        override=override,
+    )
+    audit.record(
+        actor,
+        f"version.{decision.label}",
+        version,
+        before={"stage": before},
+        after={
+            "stage": version.stage,
+            "digest": version.digest,
+            "qa_run": run.pk if run else None,
+            "score": version.score,
+        },
+        reason=approval.note,
+    )
+    events.announce(VersionChanged(version.pk, version.stage))
+    return approval
+
+
+@transaction.atomic
+def suspend(version: ModelVersion, *, actor: User | None, reason: str) -> None:
+    """Take back the word that it may be deployed: it must be examined and approved anew."""
+    if actor is not None:
+        roles.require(actor, "registry.approve")
+    before = version.stage
+    version.advance("suspend")
+    audit.record(
+        actor, "version.suspended", version, before={"stage": before}, after={"stage": version.stage}, reason=reason
+    )
+    events.announce(VersionChanged(version.pk, version.stage))
+
+
+@transaction.atomic
+def retire(version: ModelVersion, *, actor: User, reason: str = "") -> None:
+    """The end of a version. Refused while anything uses it."""
+    roles.require(actor, "registry.retire")
+    if use := hooks.use_of(version):
+        raise Conflict(f"{version} cannot be retired. {use}")
+    before = version.stage
+    version.advance("retire")
+    audit.record(
+        actor, "version.retired", version, before={"stage": before}, after={"stage": version.stage}, reason=reason
+    )
+    events.announce(VersionChanged(version.pk, version.stage))

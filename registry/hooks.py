@@ -1,0 +1,37 @@
+"""What registry needs from above without knowing who gives it.
+
+- `host`: somewhere to run a version while it is examined (rollouts gives its targets).
+- `uses`: who uses a version, so that it is not retired under live traffic.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+
+from registry.models import ModelVersion, QARun
+from registry.qa.base import RunningServer
+
+Host = Callable[[ModelVersion, QARun], AbstractContextManager[RunningServer]]
+"""Starts the version's server, waits until it is ready, stops it at the end. Raises BackendError with a sentence."""
+
+_hosts: list[Host] = []
+_uses: list[Callable[[ModelVersion], str | None]] = []
+
+
+def provide_host(host: Host) -> None:
+    _hosts[:] = [host]
+
+
+def host() -> Host | None:
+    return _hosts[0] if _hosts else None
+
+
+def add_use(use: Callable[[ModelVersion], str | None]) -> None:
+    """`use` answers with a sentence ("It serves 50 % of production.") or None."""
+    if use not in _uses:
+        _uses.append(use)
+
+
+def use_of(version: ModelVersion) -> str | None:
+    return next((sentence for use in _uses if (sentence := use(version))), None)

@@ -1,0 +1,140 @@
+"""One request and what came of it, as the checks look at it and as it is kept for evidence."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from deploypipe.core.errors import EngineError
+from registry.engines import EngineClient
+from registry.qa.base import Context, RunningServer
+
+COMPLETIONS = "/v1/completions"
+CHAT = "/v1/chat/completions"
+BODY_START = 300
+PROMPT = "The statement is used to"
+REFUSED = (401, 403)
+ABSENT = (404, 405)
+
+
+@dataclass(frozen=True)
+class Exchange:
+    method: str
+    path: str
+    status: int
+    """0 where no answer came."""
+    problem: str = ""
+    """Why no answer came, as a sentence."""
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: bytes = b""
+    secret: str = field(default="", repr=False)
+    sent: str = ""
+
+    @property
+    def route(self) -> str:
+        return f"{self.method} {self.path}"
+
+    @property
+    def said(self) -> str:
+        """How it ended, to stand after "the server …"."""
+        return f"answered {self.status}" if self.status else f"gave no answer ({self.problem.removesuffix('.')})"
+
+    @property
+    def start(self) -> str:
+        text = self.body[: 4 * BODY_START + len(self.secret)].decode(errors="replace")
+        if self.secret:  # before the cut, which could leave half a key
+            text = text.replace(self.secret, "•••")
+        return text[:BODY_START]
+
+    def json(self) -> dict[str, Any]:
+        """Empty where the body is no JSON object."""
+        try:
+            value = json.loads(self.body)
+        except (ValueError, RecursionError):
+            return {}
+        return value if isinstance(value, dict) else {}
+
+    def evidence(self) -> dict[str, Any]:
+        shown: dict[str, Any] = {"request": self.route, "sent": self.sent, "status": self.status}
+        shown["problem" if self.problem else "body"] = self.problem or self.start
+        return shown
+
+
+@dataclass(frozen=True)
+class Visitor:
+    """Asks one server. The key goes along only where a call says so."""
+
+    server: RunningServer
+    client: EngineClient
+
+    def ask(
+        self,
+        method: str,
+        path: str,
+        *,
+        key: str | None = None,
+        body: Mapping[str, Any] | None = None,
+        content: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+        sent: str = "",
+        timeout: float = 5.0,
+    ) -> Exchange:
+        """`sent` says for the evidence what was special about the request."""
+        every = dict(headers or {})
+        if key:
+            every["Authorization"] = f"Bearer {key}"
+        secret = self.server.api_key
+        try:
+            answer = self.client.raw(method, path, headers=every, json=body, content=content, timeout=timeout)
+        except EngineError as error:
+            return Exchange(method, path, 0, problem=error.message, secret=secret, sent=sent)
+        return Exchange(method, path, answer.status_code, "", answer.headers, answer.content, secret, sent)
+
+    def complete(self, path: str, prompt: str = PROMPT, *, sent: str = "", **more: Any) -> Exchange:
+        """A completion with the right key."""
+        return self.ask("POST", path, key=self.server.api_key, body=self.body(path, prompt, **more), sent=sent)
+
+    def body(self, path: str, prompt: str = PROMPT, **more: Any) -> dict[str, Any]:
+        question: dict[str, Any] = {"prompt": prompt}
+        if "/chat/" in path or path == "/invocations":
+            question = {"messages": [{"role": "user", "content": prompt}]}
+        return {"model": self.server.model, "max_tokens": 4, "temperature": 0, **question, **more}
+
+    def completions_path(self) -> str:
+        """The chat's where the server has no plain completions."""
+        if self.complete(COMPLETIONS, max_tokens=1).status in ABSENT:
+            return CHAT if self.complete(CHAT, max_tokens=1).status not in ABSENT else COMPLETIONS
+        return COMPLETIONS
+
+
+def server_of(context: Context) -> RunningServer:
+    """The server that the runner promised: a check that needs one is not run without."""
+    if context.server is None:
+        raise RuntimeError("this check needs a server and was run without one")
+    return context.server
+
+
+@contextmanager
+def visit(context: Context) -> Iterator[Visitor]:
+    server = server_of(context)
+    with EngineClient(server.base_url, None) as client:  # no key of its own: each request says which one it carries
+        yield Visitor(server, client)
+
+
+def events(body: bytes) -> list[str]:
+    """The data of a whole stream's server-sent events (WHATWG HTML, section 9.2.6)."""
+    found: list[str] = []
+    for block in body.decode(errors="replace").replace("\r\n", "\n").split("\n\n"):
+        lines = [line[5:].removeprefix(" ") for line in block.split("\n") if line.startswith("data:")]
+        if lines:
+            found.append("\n".join(lines))
+    return found
+
+
+def listed(items: list[str], most: int = 5) -> str:
+    """ "a, b and 3 more" """
+    shown = ", ".join(items[:most])
+    return shown if len(items) <= most else f"{shown} and {len(items) - most} more"

@@ -1,0 +1,195 @@
+"""Carries out one examination: claim it, run the checks, keep each result as it comes, score, move the version on.
+
+Safe to call twice or after a crash: a start raises the attempt's number, and every write names it, so that a worker
+that was given up for dead cannot write any more.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+
+from django.db import DatabaseError, connection, transaction
+from django.db.models import F, Q
+from django.utils import timezone
+
+from deploypipe.core import audit, events
+from deploypipe.core.errors import ConcurrentChange
+from registry import artifacts, hooks, scoring
+from registry.events import QAProgressed, VersionChanged
+from registry.lifecycle import RunStatus
+from registry.models import QAResult, QARun
+from registry.qa.base import Context
+from registry.qa.catalogue import all_checks
+from registry.qa.policy import Policy
+from registry.qa.runner import Result, examine, to_scored
+
+logger = logging.getLogger(__name__)
+
+LEASE = timedelta(seconds=20)
+HEARTBEAT_SECONDS = 5.0
+"""A check may take minutes (the digest of a large artifact): the lease is renewed beside it, not by it."""
+MOST_ATTEMPTS = 3
+
+
+def due(now: datetime) -> list[int]:
+    """Queued, or left behind by a worker that died."""
+    waiting = Q(status=RunStatus.QUEUED) | Q(status=RunStatus.RUNNING, lease_until__lt=now)
+    return list(QARun.objects.filter(waiting).order_by("pk").values_list("pk", flat=True))
+
+
+def run(run_id: int) -> bool:
+    """Whether this call examined anything; False where another worker does."""
+    now = timezone.now()
+    claimed = (
+        QARun.objects.filter(pk=run_id)
+        .filter(Q(status=RunStatus.QUEUED) | Q(status=RunStatus.RUNNING, lease_until__lt=now))
+        .update(
+            status=RunStatus.RUNNING,
+            attempt=F("attempt") + 1,
+            started_at=now,
+            lease_until=now + LEASE,
+            planned_checks=len(all_checks()),
+        )
+    )
+    if not claimed:
+        return False
+    current = QARun.objects.select_related("version__model").get(pk=run_id)
+    if current.attempt > MOST_ATTEMPTS:
+        _give_up(current, f"The examination was begun {MOST_ATTEMPTS} times and never ended; see the worker's log.")
+        return True
+    QAResult.objects.filter(run=current).delete()
+    events.announce(QAProgressed(current.pk, current.version_id))
+    try:
+        with _heartbeat(current):
+            results = _examine(current)
+        _finish(current, results)
+    except ConcurrentChange:
+        logger.warning("%s was taken over by another worker", current)
+    except Exception as error:
+        logger.exception("%s could not be carried out", current)
+        _give_up(current, f"The examination could not be carried out: {type(error).__name__}: {error}")
+    return True
+
+
+@contextmanager
+def _heartbeat(run: QARun) -> Iterator[None]:
+    ended = threading.Event()
+
+    def beat() -> None:
+        while not ended.wait(HEARTBEAT_SECONDS):
+            try:
+                _still_ours(run)
+            except DatabaseError:
+                logger.warning("the lease of %s was not renewed", run, exc_info=True)
+            finally:
+                connection.close()
+
+    thread = threading.Thread(target=beat, name=f"heartbeat of {run}", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+def _still_ours(run: QARun) -> bool:
+    """Renews the lease; False when another worker has taken over."""
+    mine = QARun.objects.filter(pk=run.pk, attempt=run.attempt, status=RunStatus.RUNNING)
+    return bool(mine.update(lease_until=timezone.now() + LEASE))
+
+
+def _examine(run: QARun) -> list[Result]:
+    version = run.version
+    context = Context(
+        artifact=artifacts.local_path(version.artifact_uri),
+        manifest=artifacts.parse(version.manifest),
+        engine=version.engine,
+        policy=Policy.from_json(run.policy),
+        server_problem="No target is set up to run the version on.",
+    )
+    host = hooks.host()
+    start_server = (lambda: host(version, run)) if host else None
+    return examine(context, all_checks(), on_result=lambda result: _keep(run, result), start_server=start_server)
+
+
+@transaction.atomic
+def _keep(run: QARun, result: Result) -> None:
+    if not _still_ours(run):
+        raise ConcurrentChange(f"{run} is not ours any more.")
+    outcome = result.outcome
+    QAResult.objects.update_or_create(
+        run=run,
+        name=result.name,
+        defaults={
+            "attempt": run.attempt,
+            "label": result.label,
+            "category": result.category,
+            "status": outcome.status,
+            "required": result.required,
+            "weight": result.weight,
+            "value": outcome.value,
+            "limit": outcome.limit,
+            "unit": outcome.unit,
+            "reason": outcome.reason,
+            "evidence": dict(outcome.evidence),
+            "seconds": result.seconds,
+        },
+    )
+    events.announce(QAProgressed(run.pk, run.version_id))
+
+
+@transaction.atomic
+def _finish(run: QARun, results: list[Result]) -> None:
+    policy = Policy.from_json(run.policy)
+    found = scoring.score([to_scored(result) for result in results], policy.weights)
+    run.advance(
+        "finish",
+        where={"attempt": run.attempt},
+        finished_at=timezone.now(),
+        score=found.points,
+        band=found.band,
+        blocked=found.blocked,
+        sentence=found.sentence,
+        categories=found.categories,
+    )
+    version = run.version
+    before = version.stage
+    version.advance(
+        "block" if found.blocked else "qualify",
+        score=found.points,
+        band=found.band,
+        needs_override=found.band is scoring.Band.CAUTION or found.points < policy.minimum_score,
+        qa_sentence=found.sentence,
+    )
+    audit.record(
+        None,
+        "version.examined",
+        version,
+        before={"stage": before},
+        after={"stage": version.stage, "score": found.points, "qa_run": run.pk, "digest": run.digest},
+        reason=found.sentence,
+    )
+    events.announce(QAProgressed(run.pk, version.pk))
+    events.announce(VersionChanged(version.pk, version.stage))
+
+
+@transaction.atomic
+def _give_up(run: QARun, sentence: str) -> None:
+    run.advance("give_up", where={"attempt": run.attempt}, finished_at=timezone.now(), sentence=sentence)
+    before = run.version.stage
+    run.version.advance("give_up", qa_sentence=sentence)
+    audit.record(
+        None,
+        "version.examination_failed",
+        run.version,
+        before={"stage": before},
+        after={"stage": run.version.stage},
+        reason=sentence,
+    )
+    events.announce(QAProgressed(run.pk, run.version_id))
+    events.announce(VersionChanged(run.version_id, run.version.stage))

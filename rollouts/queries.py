@@ -1,0 +1,33 @@
+"""Questions about rollouts that more than one place asks."""
+
+from __future__ import annotations
+
+from django.db.models import Q
+
+from registry.models import ModelVersion
+from rollouts.models import Deployment, Rollout, Route
+from rollouts.traffic.base import TOTAL_WEIGHT
+
+
+def use_of_version(version: ModelVersion) -> str | None:
+    """Registry asks before it retires a version."""
+    rollout = Rollout.objects.active().filter(version=version).select_related("environment").first()
+    if rollout is not None:
+        return f"Rollout {rollout.pk} in {rollout.environment} is under way with it."
+    route = Route.objects.select_related("environment").filter(stable__version=version).first()
+    if route is not None:
+        return f"It serves {(TOTAL_WEIGHT - route.weight) * 100 / TOTAL_WEIGHT:g} % of traffic in {route.environment}."
+    return None
+
+
+def share_of(route: Route, deployment: Deployment) -> int:
+    """Hundredths of a percent that the deployment gets by this route."""
+    if route.candidate_id == deployment.pk:
+        return route.weight if route.stable_id else (TOTAL_WEIGHT if route.weight else 0)
+    if route.stable_id == deployment.pk:
+        return TOTAL_WEIGHT - route.weight
+    return 0
+
+
+def routes_naming(deployment: Deployment) -> list[Route]:
+    return list(Route.objects.filter(Q(stable=deployment) | Q(candidate=deployment)))
