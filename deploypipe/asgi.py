@@ -16,11 +16,7 @@ from django.urls import path  # noqa: E402  (Django must be set up before anythi
 
 from deploypipe.core.live import LiveConsumer  # noqa: E402
 
+live = URLRouter([path("ws/live/", LiveConsumer.as_asgi())])  # type: ignore[arg-type, list-item]  # stubs know views only
 application = ProtocolTypeRouter(
-    {
-        "http": django_application,
-        "websocket": AllowedHostsOriginValidator(
-            AuthMiddlewareStack(URLRouter([path("ws/live/", LiveConsumer.as_asgi())]))
-        ),
-    }
+    {"http": django_application, "websocket": AllowedHostsOriginValidator(AuthMiddlewareStack(live))}
 )

@@ -47,7 +47,7 @@ class ModelDetail(generics.RetrieveAPIView[RegisteredModel]):
 
 
 class VersionList(generics.ListAPIView[ModelVersion]):
-    """`?stage=` narrows the list. A POST repeated with its Idempotency-Key header answers with the first one's version."""
+    """`?stage=` narrows the list. A POST repeated with its Idempotency-Key answers with the first one's version."""
 
     permission_classes = [MayView]
     serializer_class = VersionOut

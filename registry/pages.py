@@ -12,7 +12,7 @@ from django.shortcuts import get_object_or_404
 from django.urls import reverse
 
 from deploypipe.core import roles
-from deploypipe.core.pages import Request, Verb, Verbs, history
+from deploypipe.core.pages import Request, Verb, Verbs, curl, history
 from deploypipe.core.status import readable
 from registry.artifacts import ArtifactError, parse
 from registry.lifecycle import RunStatus, Stage
@@ -125,6 +125,7 @@ def of_version(version: ModelVersion, request: Request) -> dict[str, Any]:
         "seen_run": _seen(found),
         "history": past,
         "history_id": f"version-{version.pk}-history",
+        "command": curl(request, f"/api/v1/versions/{version.pk}/examine/", post=True),
         "state": state,
         "moved": bool(request.htmx) and request.GET.get("seen") != state,
     }

@@ -9,7 +9,7 @@ from django.http import HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 
 from deploypipe.core.errors import Invalid
-from deploypipe.core.pages import Request, answer, page, paged, verb
+from deploypipe.core.pages import Request, answer, curl, page, paged, verb
 from registry import actions, charts, pages
 from registry.forms import DecisionForm
 from registry.models import RegisteredModel
@@ -17,15 +17,18 @@ from registry.models import RegisteredModel
 
 @page
 def model_list(request: Request) -> HttpResponse:
-    found = paged(request, pages.models())
-    return answer(request, "registry/models.html", "registry/_models.html", {"page_obj": found})
+    command = curl(request, "/api/v1/models/", {"name": "textgen"})
+    context = {"page_obj": paged(request, pages.models()), "command": command}
+    return answer(request, "registry/models.html", "registry/_models.html", context)
 
 
 @page
 def model_detail(request: Request, name: str) -> HttpResponse:
     model = get_object_or_404(RegisteredModel.objects.select_related("created_by"), name=name)
     versions = model.versions.select_related("registered_by").order_by("-number")
-    context = {"model": model, "page_obj": paged(request, versions, 30), "scores": charts.scores(versions)}
+    command = curl(request, f"/api/v1/models/{name}/versions/", {"artifact_uri": "/models/one", "engine": "vllm"})
+    context = {"model": model, "page_obj": paged(request, versions, 30), "command": command}
+    context["scores"] = charts.scores(versions)
     return answer(request, "registry/model.html", "registry/_versions.html", context)
 
 

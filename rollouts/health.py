@@ -1,4 +1,4 @@
-"""Is a running model server well? Asked in layers, on and on; changes are kept, the last answer is on the deployment."""
+"""Is a running model server well? Asked in layers, on and on; changes are kept, the last word is on the deployment."""
 
 from __future__ import annotations
 

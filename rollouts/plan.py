@@ -1,7 +1,8 @@
 """What to do next with a rollout: `decide(snapshot) → Action`. Pure, so that every case can be a row of a table test.
 
 The order of the questions is the order of safety: is it ending, is the candidate well, what does the judge say, may we
-go on, and only then: what does the step want. Nothing here raises the candidate's weight while anything is bad or unknown.
+go on, and only then: what does the step want. Nothing here raises the candidate's weight while anything is bad or
+unknown.
 """
 
 from __future__ import annotations

@@ -6,12 +6,13 @@ import asyncio
 import logging
 import re
 import time
-from typing import Any
+from typing import Any, cast
 
 from asgiref.sync import async_to_sync
 from channels.db import database_sync_to_async
 from channels.generic.websocket import AsyncJsonWebsocketConsumer
 from channels.layers import get_channel_layer
+from django.contrib.auth.models import User
 
 from deploypipe.core import roles
 
@@ -62,7 +63,7 @@ class LiveConsumer(AsyncJsonWebsocketConsumer):
 
     async def connect(self) -> None:
         self.topics: set[str] = set()
-        user = self.scope["user"]
+        user = cast(User, self.scope["user"])
         if await database_sync_to_async(roles.refusal)(user, "view"):
             await self.close(code=4403)
             return

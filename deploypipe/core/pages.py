@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import wraps
@@ -79,6 +80,16 @@ def answer(
 
 def paged(request: HttpRequest, rows: QuerySet[M], size: int = PAGE_SIZE) -> Page[M]:
     return Paginator(rows, size).get_page(request.GET.get("page"))
+
+
+def curl(request: HttpRequest, path: str, body: Mapping[str, Any] | None = None, *, post: bool = False) -> str:
+    """The command that does the same by the API, for pages that have nothing to show yet."""
+    words = ["curl", '-H "Authorization: Bearer $TOKEN"']
+    if body is not None:
+        words += ['-H "Content-Type: application/json"', f"-d '{json.dumps(body)}'"]
+    elif post:
+        words.append("-X POST")
+    return " ".join([*words, request.build_absolute_uri(path)])
 
 
 # --- Verbs ------------------------------------------------------------------------------------------------------------

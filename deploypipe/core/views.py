@@ -12,29 +12,28 @@ from django.shortcuts import render
 
 from deploypipe.core import audit, told
 from deploypipe.core.models import AuditEntry, AuditHead
-from deploypipe.core.pages import Request, page, paged
+from deploypipe.core.pages import Request, curl, page, paged
 
 VERIFY_MOST = 20_000
 """Entries that a page verifies while somebody waits; more is for `manage.py verify_audit`."""
 
-DEMO_PASSWORD = "deploypipe-demo"  # noqa: S105 -- shown on the sign-in page of the demo on purpose
-DEMO_ACCOUNTS = [
-    {"username": name, "password": DEMO_PASSWORD, "role": role}
-    for name, role in [
-        ("ana", "registers (engineer)"),
-        ("bo", "approves (approver)"),
-        ("cy", "operates (operator)"),
-        ("dee", "only looks (viewer)"),
-        ("eve", "has no role"),
-    ]
-]
+DEMO_ROLES = {
+    "ana": "registers (engineer)",
+    "bo": "approves (approver)",
+    "cy": "operates (operator)",
+    "dee": "only looks (viewer)",
+    "eve": "has no role",
+}
 
 
 class SignIn(LoginView):
     def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
         context = super().get_context_data(**kwargs)
         if settings.DEMO:
-            context["DEMO_ACCOUNTS"] = DEMO_ACCOUNTS
+            context["DEMO_ACCOUNTS"] = [
+                {"username": name, "password": settings.DEMO_PASSWORD, "role": role}
+                for name, role in DEMO_ROLES.items()
+            ]
         return context
 
 
@@ -52,7 +51,7 @@ def audit_list(request: Request) -> HttpResponse:
         "narrowed": any(request.GET.get(name) for name in ("actor", "verb", "object", "object_type")),
         "head": head,
         "verified": _verified(head) if request.GET.get("verify") else None,
-        "verify_most": VERIFY_MOST,
+        "command": curl(request, "/api/v1/audit/"),
     }
     return render(request, "core/audit.html", context)
 

@@ -1,7 +1,7 @@
 """Where model servers run: the contract that every target keeps (`tests/contracts/test_targets.py`).
 
 A target is asynchronous in spirit: `apply` says what should be there and returns at once, `observe` says what is.
-Both are idempotent and may be called by any worker at any time. Nothing outside the target knows of pids, ports or pods.
+Both are idempotent and may be called by any worker at any time. Nothing outside the target knows of pids or pods.
 """
 
 from __future__ import annotations

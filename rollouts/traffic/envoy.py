@@ -121,22 +121,22 @@ class EnvoyRouter:
         wanted = {backend.name: backend.address for route in routes for backend in route.backends}
         revision = revision_of(routes)
         changed = _install(self.clusters_file, _clusters({**before, **wanted}))
-        if not wanted.keys() <= before.keys():
-            self._wait_until(lambda: wanted.keys() <= self._clusters_in_force().keys(), "the new model servers")
+        self._wait_until(lambda: wanted.keys() <= self._clusters_in_force().keys(), "the new model servers")
         changed |= _install(self.routes_file, _routes(routes))
         if not before.keys() <= wanted.keys():
             self._wait_until(lambda: self.installed().revision == revision, "the new routes")
             changed |= _install(self.clusters_file, _clusters(wanted))
         if not changed:
-            self._remind(routes, revision)
+            self._remind(revision)
 
-    def _remind(self, routes: Sequence[RouteTable], revision: str) -> None:
+    def _remind(self, revision: str) -> None:
         """The files are right. If Envoy does something else all the same, it missed a change: show them again."""
-        with contextlib.suppress(RouterError):
-            if self.installed().revision == revision:
-                return
-            for file in (self.clusters_file, self.routes_file):
-                _install(file, file.read_bytes(), always=True)
+        try:
+            missed = self.installed().revision != revision
+        except RouterError:
+            return
+        for file in (self.clusters_file, self.routes_file):
+            _install(file, file.read_bytes(), always=missed)
 
     def _wait_until(self, in_force: Callable[[], bool], what: str) -> None:
         """Returns at once when no gateway runs: it reads both files when it starts."""
@@ -152,11 +152,14 @@ class EnvoyRouter:
 
     # Reading
 
-    def _dump(self, resource: str) -> list[Json]:
+    def _ask_for(self, key: str, path: str) -> list[Json]:
         try:
-            return cast(list[Json], json.loads(self.ask(f"/config_dump?resource={resource}")).get("configs", []))
-        except ValueError as error:
-            raise RouterError(f"The gateway's admin interface did not answer with JSON: {error}.") from error
+            return cast(list[Json], json.loads(self.ask(path)).get(key, []))
+        except (ValueError, AttributeError) as error:
+            raise RouterError(f"The gateway's admin interface did not answer {path} with JSON: {error}.") from error
+
+    def _dump(self, resource: str) -> list[Json]:
+        return self._ask_for("configs", f"/config_dump?resource={resource}")
 
     def _clusters_in_force(self) -> dict[str, str]:
         return dict(_address_of(entry["cluster"]) for entry in self._dump("dynamic_active_clusters"))
@@ -169,8 +172,8 @@ class EnvoyRouter:
         return None
 
     def _active_requests(self, clusters: Mapping[str, str]) -> dict[str, int]:
-        body = self.ask("/stats?format=json&filter=^cluster%5C..*%5C.upstream_rq_active$")
-        values = {stat["name"]: int(stat["value"]) for stat in json.loads(body)["stats"] if "name" in stat}
+        stats = self._ask_for("stats", "/stats?format=json&filter=^cluster%5C..*%5C.upstream_rq_active$")
+        values = {stat["name"]: int(stat["value"]) for stat in stats if "name" in stat}
         return {name: values.get(f"cluster.{name.replace(':', '_')}.upstream_rq_active", 0) for name in clusters}
 
 

@@ -1,0 +1,551 @@
+"""What the pages of rollouts show, put together from the rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from django.db.models import Q, QuerySet, Sum
+from django.shortcuts import get_object_or_404
+from django.urls import reverse
+from django.utils import timezone
+
+from deploypipe.core import roles
+from deploypipe.core.pages import Request, Verb, Verbs, history
+from deploypipe.core.status import status_of
+from deploypipe.metrics import series
+from deploypipe.metrics.histogram import Histogram
+from deploypipe.metrics.models import Window
+from deploypipe.stats import words
+from deploypipe.stats.counts import ArmCounts
+from deploypipe.stats.intervals import wilson
+from registry.models import ModelVersion, RegisteredModel
+from rollouts import charts, monitor
+from rollouts.analysis import Judgement, capitalised
+from rollouts.backends import gates
+from rollouts.lifecycle import ACTIVE, Purpose, Status, StepStatus
+from rollouts.models import Analysis, Deployment, Environment, Rollout, RolloutStep, Route, Strategy
+from rollouts.queries import share_of
+from rollouts.strategy import APPROVAL, PAUSE, SET_WEIGHT, Step
+from rollouts.targets.base import Phase
+from rollouts.traffic.base import TOTAL_WEIGHT
+
+if TYPE_CHECKING:
+    from django.contrib.auth.models import User
+
+LOOKS = 30
+POINTS = 600
+"""Readings that a chart begins with; about ten minutes."""
+RECENT = timedelta(seconds=60)
+
+
+def rollouts() -> QuerySet[Rollout]:
+    return Rollout.objects.select_related(
+        "environment", "model", "version__model", "requested_by", "paused_by",
+        "candidate__version__model", "previous__version__model",
+    ).prefetch_related("steps__approved_by")  # fmt: skip
+
+
+def rollout(pk: int) -> Rollout:
+    return get_object_or_404(rollouts(), pk=pk)
+
+
+# --- Lists ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Line:
+    """A rollout in a list."""
+
+    rollout: Rollout
+    weight: int | None
+    """Hundredths of a percent that the candidate has now; None once that says nothing any more."""
+    step: int
+    steps: int
+
+
+def lines(found: Iterable[Rollout]) -> list[Line]:
+    listed = list(found)
+    routes = {
+        (route.environment_id, route.model_id): route
+        for route in Route.objects.filter(model__in={r.model_id for r in listed if r.is_active})
+    }
+    return [_line(one, routes.get((one.environment_id, one.model_id))) for one in listed]
+
+
+def _line(one: Rollout, route: Route | None) -> Line:
+    steps = len(one.steps.all())
+    return Line(one, weight_of(one, route) if one.is_active else None, min(one.step_index + 1, steps), steps)
+
+
+def weight_of(one: Rollout, route: Route | None) -> int:
+    return share_of(route, one.candidate) if route and one.candidate else 0
+
+
+def narrowed(asked: dict[str, str]) -> QuerySet[Rollout]:
+    fields = {"environment": "environment__name", "model": "model__name"}
+    found = rollouts().filter(**{field: asked[name] for name, field in fields.items() if asked.get(name)})
+    if (version := asked.get("version", "")).isdigit():
+        found = found.filter(version_id=int(version))
+    match asked.get("state"):
+        case "active":
+            return found.active()  # type: ignore[attr-defined, no-any-return]
+        case "attention":
+            return found.filter(needs_attention())
+        case "ended":
+            return found.exclude(status__in=ACTIVE)
+        case _:
+            return found
+
+
+def needs_attention() -> Q:
+    """Under way, and it goes on only when a person does something."""
+    waits = Q(problem=True) | Q(paused_at__isnull=False) | Q(pk__in=_waiting_steps().values("rollout_id"))
+    return Q(status__in=ACTIVE) & waits
+
+
+def _waiting_steps() -> QuerySet[RolloutStep]:
+    for_a_person = Q(kind=APPROVAL, approved_by=None) | Q(kind=PAUSE, settings={})
+    return RolloutStep.objects.filter(for_a_person, status=StepStatus.ACTIVE, rollout__status=Status.PROGRESSING)
+
+
+# --- What serves now --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Serving:
+    """A model in an environment: who has the traffic, and how it went in the last minute."""
+
+    route: Route
+    weight: int | None
+    stable: Deployment | None
+    candidate: Deployment | None
+    counts: ArmCounts
+    p95: float | None
+
+    @property
+    def per_second(self) -> float:
+        return self.counts.requests / RECENT.total_seconds()
+
+
+def serving(*, model: RegisteredModel | None = None) -> list[Serving]:
+    routes = (
+        Route.objects.exclude(stable=None, candidate=None)
+        .select_related("environment", "model", "stable__version__model", "candidate__version__model")
+        .order_by("model__name", "environment__position", "environment__name")
+    )
+    listed = list(routes.filter(model=model) if model else routes)
+    since = timezone.now() - RECENT
+    rows = Window.objects.filter(taken_at__gte=since, model__in={route.model.name for route in listed})
+    by_key: dict[tuple[str, str], list[Window]] = {}
+    for window in rows:
+        by_key.setdefault((window.environment, window.model), []).append(window)
+    return [_serving(route, by_key.get((route.environment.name, route.model.name), [])) for route in listed]
+
+
+def _serving(route: Route, windows: list[Window]) -> Serving:
+    latencies = Histogram()
+    for window in windows:
+        latencies = latencies.merge(Histogram.from_json(window.first_ms))
+    counts = ArmCounts(sum(w.requests for w in windows), sum(w.errors for w in windows))
+    weight = route.weight if route.candidate_id and route.stable_id else None
+    return Serving(route, weight, route.stable, route.candidate, counts, latencies.quantile(0.95))
+
+
+def of_version(version: ModelVersion) -> dict[str, Any]:
+    deployments = version.deployments.kept().select_related("environment", "version__model")
+    routes = Route.objects.filter(model=version.model_id)
+    shares = [
+        (deployment, sum(share_of(route, deployment) for route in routes)) for deployment in deployments
+    ]  # fmt: skip
+    return {"version": version, "shares": shares, "lines": lines(rollouts().filter(version=version)[:10])}
+
+
+# --- A rollout --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class StepRow:
+    step: RolloutStep
+    title: str
+    place: str
+    """done, current or pending: how the rail draws it."""
+    shown: str
+    """The state whose word, tone and icon it has."""
+
+
+@dataclass(frozen=True)
+class Share:
+    """The candidate's share, counted since the weight was last changed."""
+
+    requests: int
+    of: int
+    low: float
+    high: float
+    since: datetime
+
+    @property
+    def hundredths(self) -> int:
+        return round(TOTAL_WEIGHT * self.requests / self.of)
+
+
+@dataclass(frozen=True)
+class Look:
+    analysis: Analysis
+    judgement: Judgement | None
+    """None where it was written by a version whose numbers this one cannot read."""
+
+    @property
+    def arms(self) -> list[tuple[str, ArmCounts, ArmCounts]]:
+        if self.judgement is None:
+            return []
+        rows = [("This step", self.judgement.step), ("Since traffic began", self.judgement.rollout)]
+        return [(name, seen.candidate, seen.stable) for name, seen in rows]
+
+    @property
+    def evidence(self) -> list[dict[str, Any]]:
+        if self.judgement is None:
+            return []
+        return [
+            {
+                "words": capitalised(item.name.replace("_", " ")),
+                "seen": words.odds(item.log_evidence),
+                "needed": words.odds(item.log_threshold),
+                "part": round(100 * max(0.0, min(1.0, item.log_evidence / item.log_threshold))),
+                "reached": item.reached,
+                "bad": item.name in ("worse_than_stable", "above_limit"),
+            }
+            for item in self.judgement.evidence
+        ]
+
+
+def of_rollout(one: Rollout, request: Request) -> dict[str, Any]:
+    """What changes while one looks. `moved`: the head and the history are not what the browser has."""
+    route = Route.objects.filter(environment=one.environment_id, model=one.model_id).first()
+    weight, past = weight_of(one, route), history(one)
+    analyses = list(one.analyses.all()[:LOOKS])
+    state = f"{one.shown_status}.{one.step_index}.{weight}.{one.promote}.{past.newest}"
+    steps = step_rows(one)
+    return {
+        "rollout": one,
+        "steps": steps,
+        "current": next((row for row in steps if row.place == "current"), None),
+        "weight": weight,
+        "share": _share(one, route),
+        "look": _look(analyses[0]) if analyses else None,
+        "looks": analyses,
+        "servers": _servers(one, route),
+        "verbs": verbs(one, request.user, weight),
+        "tone": tone_of(one),
+        "history": past,
+        "history_id": f"rollout-{one.pk}-history",
+        "state": state,
+        "moved": bool(request.htmx) and request.GET.get("seen") != state,
+    }
+
+
+def step_rows(one: Rollout) -> list[StepRow]:
+    return [_step_row(one, step) for step in one.steps.all()]
+
+
+def _step_row(one: Rollout, step: RolloutStep) -> StepRow:
+    ended = step.status in (StepStatus.DONE, StepStatus.FAILED, StepStatus.SKIPPED)
+    current = step.status == StepStatus.ACTIVE and one.is_active
+    return StepRow(step, step_title(step.kind, step.settings), "done" if ended else "current" if current else "pending",
+                   step.status)  # fmt: skip
+
+
+def step_title(kind: str, settings: dict[str, Any]) -> str:
+    gate = gates.get(kind)
+    return gate.title(settings) if gate else Step(kind, settings).title
+
+
+def strategies() -> list[tuple[Strategy, list[str]]]:
+    """Each with its steps in words."""
+    return [(strategy, [_words(item) for item in strategy.steps]) for strategy in Strategy.objects.all()]
+
+
+def _words(item: dict[str, Any]) -> str:
+    kind, settings = next(iter(item.items()))
+    return step_title(kind, {"percent": settings} if kind == SET_WEIGHT else settings)
+
+
+def _share(one: Rollout, route: Route | None) -> Share | None:
+    if not one.is_active or route is None or one.candidate is None or one.previous is None or not one.traffic_from:
+        return None
+    since = route.changed_at
+    counted = dict(
+        Window.objects.filter(
+            environment=one.environment.name,
+            model=one.model.name,
+            backend__in=[one.candidate.name, one.previous.name],
+            taken_at__gte=since,
+            first_at__gte=since,
+        )
+        .values_list("backend")
+        .annotate(Sum("requests"))
+    )
+    total = sum(counted.values())
+    if not total:
+        return None
+    mine = counted.get(one.candidate.name, 0)
+    interval = wilson(mine, total)
+    return Share(mine, total, interval.low, interval.high, since)
+
+
+def _look(analysis: Analysis) -> Look:
+    try:
+        return Look(analysis, Judgement.from_json(analysis.detail))
+    except (KeyError, TypeError, ValueError):
+        return Look(analysis, None)
+
+
+def _servers(one: Rollout, route: Route | None) -> list[dict[str, Any]]:
+    named = [("Candidate", one.candidate), ("Before it", one.previous)]
+    return [
+        {
+            "role": role,
+            "deployment": deployment,
+            "health": health_of(deployment),
+            "share": share_of(route, deployment) if route else 0,
+        }
+        for role, deployment in named
+        if deployment is not None
+    ]
+
+
+def health_of(deployment: Deployment) -> str:
+    if deployment.phase != Phase.READY or deployment.healthy is None:
+        return "unknown"
+    return "healthy" if deployment.healthy else "unhealthy"
+
+
+# --- Verbs ------------------------------------------------------------------------------------------------------------
+
+
+def verbs(one: Rollout, user: User, weight: int) -> Verbs:
+    """Those that have a sense in this phase; the ones that this person may not press say why."""
+    wanted = _while_active(one, weight) if one.is_active else _after_the_end(one)
+    return Verbs([_allowed(one, user, name, verb) for name, verb in wanted])
+
+
+def _allowed(one: Rollout, user: User, name: str, verb: Verb) -> Verb:
+    values = {
+        "url": reverse("rollout-verb", args=[one.pk, name]),
+        "disabled": verb.disabled or _refusal(one, user, name),
+    }
+    return Verb(**{**verb.__dict__, **values})
+
+
+def _refusal(one: Rollout, user: User, name: str) -> str | None:
+    if name == "approve":
+        if one.requested_by_id == user.pk:
+            return "You requested this rollout; someone else must approve its steps."
+        return roles.refusal(user, "rollouts.approve")
+    if sentence := roles.refusal(user, "rollouts.operate"):
+        return sentence
+    return one.refusal(name)
+
+
+def _while_active(one: Rollout, weight: int) -> list[tuple[str, Verb]]:
+    found: list[tuple[str, Verb]] = []
+    rest = [step for step in one.steps.all() if step.index >= one.step_index]
+    if one.state is Status.PROGRESSING and rest:
+        if rest[0].kind == APPROVAL:
+            found.append(("approve", _approve_step(one, rest[0])))
+        else:
+            found.append(("promote", _promote_step(one, rest[0], weight)))
+        if len(rest) > 1:
+            found.append(("promote", _promote_full(one, rest)))
+    if one.refusal("pause") is None:
+        found.append(_pause_or_resume(one, weight))
+    if one.state is not Status.ROLLING_BACK:
+        found.append(("abort", _abort(one, weight)))
+    return found
+
+
+def _approve_step(one: Rollout, step: RolloutStep) -> Verb:
+    return Verb(
+        "",
+        "Approve step",
+        tone="ok",
+        icon="check",
+        title=f"Approve step {step.index + 1} of rollout {one.pk}",
+        confirm=f"{one.version} goes on to the next step in {one.environment}. Your word is bound to the bytes"
+        f" {one.digest[:12]}….",
+        reason="optional",
+        reason_label="Note (optional)",
+        disabled="This step is approved; it goes on now." if step.approved_by_id else None,
+    )
+
+
+def _promote_step(one: Rollout, step: RolloutStep, weight: int) -> Verb:
+    judged = is_judge(step)
+    skips = " before the judge has decided" if judged else ""
+    return Verb(
+        "",
+        "Promote one step",
+        icon="skip",
+        title=f"Go on past step {step.index + 1} of rollout {one.pk}",
+        confirm=f"Goes on past “{step_title(step.kind, step.settings)}”{skips}. {one.version} has"
+        f" {percent(weight)} of the traffic in {one.environment} now.",
+        reason="required" if judged else "optional",
+        disabled=_asked_already(one),
+    )
+
+
+def _promote_full(one: Rollout, rest: list[RolloutStep]) -> Verb:
+    if one.purpose == Purpose.EXPERIMENT:
+        consequence = f"Ends the experiment now; all traffic in {one.environment} goes to {_back(one)}."
+    else:
+        consequence = f"Passes by the {len(rest)} steps that are left and sends 100 % of {one.environment} traffic to"
+        consequence += f" {one.version}. Health is still watched."
+    return Verb(
+        "",
+        "Promote in full",
+        icon="promote",
+        title=f"Promote rollout {one.pk} in full",
+        confirm=consequence,
+        reason="required" if any(is_judge(step) for step in rest) else "optional",
+        full="true",
+        disabled=_asked_already(one),
+    )
+
+
+def _asked_already(one: Rollout) -> str | None:
+    return "It was asked for already and happens now." if one.promote else None
+
+
+def _pause_or_resume(one: Rollout, weight: int) -> tuple[str, Verb]:
+    if one.paused_at:
+        title = f"Resume rollout {one.pk}"
+        return "resume", Verb("", "Resume", tone="primary", icon="play", title=title)
+    consequence = (
+        f"{one.version} stays at {percent(weight)}. Health and verdicts are still watched and can turn it back."
+    )
+    return "pause", Verb(
+        "", "Pause", icon="pause", title=f"Pause rollout {one.pk}", confirm=consequence, reason="optional"
+    )
+
+
+def _abort(one: Rollout, weight: int) -> Verb:
+    if one.state in (Status.WAITING_QA, Status.WAITING_APPROVAL):
+        consequence = f"Cancels the rollout. No traffic of {one.environment} has moved."
+    elif one.previous is None:
+        consequence = f"{one.version} gets no traffic any more. It is the first version in {one.environment}, so nothing else answers."
+    else:
+        consequence = (
+            f"Sends 100 % of {one.environment} traffic back to {_back(one)} now; {one.version} has {percent(weight)}."
+        )
+    return Verb(
+        "",
+        "Abort",
+        tone="bad",
+        icon="x-circle",
+        title=f"Abort rollout {one.pk}",
+        confirm=consequence,
+        reason="required",
+        reason_label="What you saw",
+    )
+
+
+def _after_the_end(one: Rollout) -> list[tuple[str, Verb]]:
+    if one.state is not Status.SUCCEEDED or one.purpose == Purpose.EXPERIMENT or one.previous is None:
+        return []
+    warm = one.previous.phase == Phase.READY
+    how = "It is still warm: at once." if warm else "It was stopped and is started first."
+    return [
+        (
+            "rollback",
+            Verb(
+                "",
+                "Roll back",
+                tone="bad",
+                icon="rewind",
+                title=f"Take back rollout {one.pk}",
+                confirm=f"Sends 100 % of {one.environment} traffic back to {_back(one)}. {how}",
+                reason="required",
+                reason_label="What you saw",
+                disabled=_not_stable(one),
+            ),
+        )
+    ]
+
+
+def _not_stable(one: Rollout) -> str | None:
+    route = Route.objects.filter(environment=one.environment_id, model=one.model_id).first()
+    if route is None or route.stable_id != one.candidate_id:
+        return f"{one.version} is not the stable version of {one.environment} any more: there is nothing to take back."
+    return None
+
+
+def _back(one: Rollout) -> str:
+    return str(one.previous.version) if one.previous else "the version before it"
+
+
+def is_judge(step: RolloutStep) -> bool:
+    return step.kind not in (SET_WEIGHT, PAUSE, APPROVAL)
+
+
+def percent(weight: int) -> str:
+    return f"{weight * 100 / TOTAL_WEIGHT:g} %"
+
+
+# --- Charts -----------------------------------------------------------------------------------------------------------
+
+
+def charts_of(one: Rollout) -> dict[str, Any]:
+    return {"figures": figures(one), "topic": f"rollout-{one.pk}"}
+
+
+def figures(one: Rollout) -> dict[str, charts.Figure]:
+    """Empty while nothing was measured."""
+    windows = _windows(one)
+    if not windows:
+        return {}
+    named = series.roles_of(one.candidate, one.previous)
+    measured = series.history(windows, named)
+    limit = monitor.settings_of(one.plan, None).max_error_rate_percent
+    first, last = windows[0].taken_at, windows[-1].taken_at
+    labels = {"candidate": str(one.version), **({"stable": _back(one)} if one.previous else {})}
+    return charts.figures(measured, _wanted(one, first, last), limit, labels)
+
+
+def _windows(one: Rollout) -> list[Window]:
+    backends = [d.name for d in (one.candidate, one.previous) if d is not None]
+    if not backends or one.traffic_from is None:
+        return []
+    rows = Window.objects.filter(
+        environment=one.environment.name, model=one.model.name, backend__in=backends, taken_at__gte=one.traffic_from
+    )
+    if one.ended_at:
+        rows = rows.filter(taken_at__lte=one.ended_at + RECENT)
+    return list(rows.order_by("-pk")[: POINTS * len(backends)])[::-1]
+
+
+def _wanted(one: Rollout, first: datetime, last: datetime) -> list[tuple[datetime, float]]:
+    """The share that was set, at each change within the chart, and where it stands at its end."""
+    changes = [
+        (step.began_at, float(step.settings["percent"]))
+        for step in one.steps.all()
+        if step.kind == SET_WEIGHT and step.began_at
+    ]
+    if one.status in (Status.PROMOTING, Status.SUCCEEDED) and one.purpose == Purpose.PROMOTE:
+        changes.append((one.ended_at or one.phase_at, 100.0))
+    if one.status in (Status.ROLLING_BACK, Status.ROLLED_BACK, Status.CONCLUDING):
+        changes.append((one.phase_at, 0.0))
+    before = [share for at, share in changes if at <= first]
+    inside = [(at, share) for at, share in changes if first < at <= last]
+    drawn = [(first, before[-1] if before else 0.0), *inside]
+    return [*drawn, (last, drawn[-1][1])]
+
+
+def environments() -> QuerySet[Environment]:
+    return Environment.objects.all()
+
+
+def tone_of(one: Rollout) -> str:
+    """Of the sentence that says what it does."""
+    return "warn" if one.problem else status_of("rollout", one.shown_status).tone
