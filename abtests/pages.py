@@ -59,8 +59,6 @@ class MetricLine:
     interval: str
     evidence: str
     against: str
-    candidate: int
-    stable: int
 
 
 def lines(detail: dict[str, Any]) -> list[MetricLine]:
@@ -82,8 +80,6 @@ def _line(row: dict[str, Any]) -> MetricLine:
         interval=f"{show(row['low'])} to {show(row['high'])} ({row['confidence']:.0%})",
         evidence=_odds(row["log_evidence"], row["log_threshold"]) if row["log_threshold"] > 0 else "–",
         against="–" if against is None else _odds(row["log_evidence_against"], against),
-        candidate=row["candidate_requests"],
-        stable=row["stable_requests"],
     )
 
 

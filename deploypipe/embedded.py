@@ -193,9 +193,11 @@ class Product:
     def stop(self) -> None:
         """Nothing is left running: first what gives orders, then the gateway, then the model servers."""
         self._stopping.set()
-        self._beat.stop()
-        self._worker.stop()
-        for thread in self._threads:
+        running = [thread for thread in self._threads if thread.is_alive()]
+        if running:
+            self._beat.stop()
+            self._worker.stop()
+        for thread in running:
             thread.join(timeout=STOP_SECONDS)
         if self.gateway is not None:
             self.gateway.stop()

@@ -1,11 +1,14 @@
 """Values from the environment, typed. A wrong value is an error that names the variable and what would be right.
 
-Only `settings.py` reads these; the rest of the code uses `django.conf.settings`.
+Only `settings.py` reads these; the rest of the code uses `django.conf.settings`. An empty value counts as not set, as
+compose files and manifests leave it.
 """
 
 from __future__ import annotations
 
 import os
+import tempfile
+from collections.abc import Collection
 from pathlib import Path
 
 PREFIX = "DEPLOYPIPE_"
@@ -19,7 +22,15 @@ class WrongValue(ValueError):
 
 
 def text(name: str, default: str) -> str:
-    return os.environ.get(PREFIX + name, default)
+    return os.environ.get(PREFIX + name) or default
+
+
+def one_of(name: str, default: str, choices: Collection[str]) -> str:
+    """One of `choices`, which are upper-case, however it is written."""
+    value = text(name, default)
+    if value.upper() not in choices:
+        raise WrongValue(name, value, f"say {', '.join(choices)}")
+    return value.upper()
 
 
 def words(name: str, default: str) -> list[str]:
@@ -28,8 +39,8 @@ def words(name: str, default: str) -> list[str]:
 
 
 def flag(name: str, default: bool) -> bool:
-    value = os.environ.get(PREFIX + name)
-    if value is None or value == "":
+    value = text(name, "")
+    if not value:
         return default
     if value.lower() in _TRUE:
         return True
@@ -39,8 +50,8 @@ def flag(name: str, default: bool) -> bool:
 
 
 def number(name: str, default: int, *, least: int = 0, most: int = 2**31) -> int:
-    value = os.environ.get(PREFIX + name)
-    if value is None or value == "":
+    value = text(name, "")
+    if not value:
         return default
     right = f"a whole number from {least} to {most}"
     try:
@@ -53,8 +64,8 @@ def number(name: str, default: int, *, least: int = 0, most: int = 2**31) -> int
 
 
 def seconds(name: str, default: float, *, least: float = 0.0, most: float = 30 * 86400.0) -> float:
-    value = os.environ.get(PREFIX + name)
-    if value is None or value == "":
+    value = text(name, "")
+    if not value:
         return default
     right = f"seconds from {least:g} to {most:g}"
     try:
@@ -74,35 +85,59 @@ def path(name: str, default: Path) -> Path:
     return Path(text(name, str(default))).expanduser().resolve()
 
 
+def folder(name: str, default: Path) -> Path:
+    """A path at which there is a folder, made where it is missing, that can be written to."""
+    found = path(name, default)
+    try:
+        found.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=found).close()
+    except OSError as error:
+        raise WrongValue(name, str(found), f"it must be a folder that can be written to ({error.strerror})") from None
+    return found
+
+
 def secret(name: str, default: str = "") -> str:
-    """From NAME, or from the file that NAME_FILE names (as container secrets are mounted)."""
-    file = os.environ.get(f"{PREFIX}{name}_FILE")
-    if file:
-        try:
-            return Path(file).read_text().strip()
-        except OSError as error:
-            raise WrongValue(f"{name}_FILE", file, f"the file cannot be read ({error.strerror})") from None
-    return os.environ.get(PREFIX + name, default)
+    """From NAME, or from the file that NAME_FILE names (as container secrets are mounted). Never both."""
+    given = text(name, "")
+    file = text(f"{name}_FILE", "")
+    if not file:
+        return given or default
+    if given:
+        raise WrongValue(f"{name}_FILE", file, f"{PREFIX}{name} is set too; unset one of the two")
+    try:
+        read = Path(file).read_text().strip()
+    except OSError as error:
+        raise WrongValue(f"{name}_FILE", file, f"the file cannot be read ({error.strerror})") from None
+    except UnicodeDecodeError:
+        raise WrongValue(f"{name}_FILE", file, "the file holds something else than text") from None
+    if not read:
+        raise WrongValue(f"{name}_FILE", file, "the file is empty")
+    return read
 
 
 def kept_secret(name: str, file: Path, make: str) -> str:
     """Like `secret`; where none is given, one that is made once and kept in `file` (mode 0600)."""
     if given := secret(name):
         return given
-    try:
-        return file.read_text().strip()
-    except FileNotFoundError:
-        pass
-    file.parent.mkdir(parents=True, exist_ok=True)
-    # O_EXCL: of two processes that start at once, one writes and the other reads what was written.
-    temporary = file.with_name(f"{file.name}.{os.getpid()}")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    if not file.exists():
+        _keep(file, make)
+    kept = file.read_text().strip()
+    if not kept:
+        raise WrongValue(name, "", f"{file}, where it is kept, is empty: delete that file, and a new one is made")
+    return kept
+
+
+def _keep(file: Path, content: str) -> None:
+    """Whole or not at all, also after a power cut; of two processes that start at once, one writes, both read that."""
+    file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
     with os.fdopen(descriptor, "w") as out:
-        out.write(make)
+        out.write(content)
+        out.flush()
+        os.fsync(out.fileno())
     try:
         os.link(temporary, file)
     except FileExistsError:
         pass
     finally:
-        temporary.unlink()
-    return file.read_text().strip()
+        os.unlink(temporary)

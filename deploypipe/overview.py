@@ -45,14 +45,14 @@ class Need:
 
 @page
 def overview(request: Request) -> HttpResponse:
-    rollouts = rollout_pages.rollouts().active()  # type: ignore[attr-defined]
-    needs = _needs(request.user)
+    serving = rollout_pages.serving()
+    needs = _needs(request.user, serving)
     context = {
         "yours": [need for need in needs if need.yours],
         "others": [need for need in needs if not need.yours],
         "pipeline": _pipeline(),
-        "serving": rollout_pages.serving(),
-        "lines": rollout_pages.lines(rollouts[:MOST_NEEDS]),
+        "serving": serving,
+        "lines": rollout_pages.lines(rollout_pages.rollouts().active()[:MOST_NEEDS]),
         "experiments": _experiments(),
         "activity": recent(ACTIVITY),
         "command": curl(request, "/api/v1/models/", {"name": "textgen"}),
@@ -60,8 +60,8 @@ def overview(request: Request) -> HttpResponse:
     return answer(request, "overview.html", "core/_overview.html", context)
 
 
-def _needs(user: User) -> list[Need]:
-    found = [*_sick(user), *_rollouts(user), *_versions(user)]
+def _needs(user: User, serving: list[rollout_pages.Serving]) -> list[Need]:
+    found = [*_sick(user, serving), *_rollouts(user), *_versions(user)]
     return sorted(found, key=lambda need: not need.yours)
 
 
@@ -102,7 +102,7 @@ def _held(rollout: Rollout, user: User) -> Need:
     return Need("hold", "hand", f"{where} waits for a person", rollout.sentence, url, rollout.step_at, yours)
 
 
-def _sick(user: User) -> list[Need]:
+def _sick(user: User, serving: list[rollout_pages.Serving]) -> list[Need]:
     """Versions that have traffic and are not well."""
     operates = roles.refusal(user, "rollouts.operate") is None
     return [
@@ -115,7 +115,7 @@ def _sick(user: User) -> list[Need]:
             deployment.checked_at,
             operates,
         )
-        for row in rollout_pages.serving()
+        for row in serving
         for deployment in (row.stable, row.candidate)
         if deployment is not None and deployment.view.bad
     ]

@@ -7,6 +7,7 @@ from typing import Any
 from django.db.models import QuerySet
 
 from deploypipe.core.status import status_of
+from registry.lifecycle import Stage
 from registry.models import ModelVersion
 
 NEWEST = 30
@@ -15,7 +16,7 @@ LEAST_SCORE = 80
 
 def scores(versions: QuerySet[ModelVersion]) -> dict[str, Any] | None:
     """Points of the newest examined versions, oldest first; None while fewer than two have any."""
-    examined = versions.exclude(score=None).order_by("-number").values_list("number", "score", "band")[:NEWEST]
+    examined = versions.exclude(score=None).order_by("-number").values_list("number", "score", "band", "stage")[:NEWEST]
     found = list(reversed(examined))
     if len(found) < 2:
         return None
@@ -24,9 +25,9 @@ def scores(versions: QuerySet[ModelVersion]) -> dict[str, Any] | None:
             {
                 "type": "bar",
                 "name": "Score",
-                "x": [f"v{number}" for number, _, _ in found],
-                "y": [score for _, score, _ in found],
-                "meta": {"tones": [status_of("qa_band", band).tone for _, _, band in found]},
+                "x": [f"v{number}" for number, *_ in found],
+                "y": [score for _, score, *_ in found],
+                "meta": {"tones": [_tone(band, stage) for _, _, band, stage in found]},
             }
         ],
         "layout": {
@@ -36,6 +37,10 @@ def scores(versions: QuerySet[ModelVersion]) -> dict[str, Any] | None:
             "bargap": 0.5,
         },
     }
+
+
+def _tone(band: str, stage: str) -> str:
+    return "bad" if stage == Stage.BLOCKED else status_of("qa_band", band).tone
 
 
 def _limit(points: float) -> dict[str, Any]:

@@ -215,7 +215,9 @@ def _examining(version: ModelVersion, found: Report | None) -> str:
     if found is None:
         return ""
     if version.stage == Stage.AWAITING_APPROVAL:
-        return f"The report with {version.score:g} points is replaced by a new one; until then {version} cannot be approved."
+        return (
+            f"The report with {version.score:g} points is replaced; until the new one is there, nobody can approve it."
+        )
     return f"{version} is started on its own and examined anew; the report below is replaced."
 
 

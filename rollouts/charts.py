@@ -1,4 +1,4 @@
-"""The four figures of a rollout's page, as plain dicts. Live points carry the same keys, so they continue these traces."""
+"""The four figures of a rollout's page, as plain dicts. Live points carry the same keys and continue these traces."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from typing import TYPE_CHECKING
 
 from django import forms
 
@@ -13,8 +14,14 @@ from rollouts.models import Environment, Strategy
 NEVER = (Stage.BLOCKED, Stage.REFUSED, Stage.RETIRED, Stage.SUSPENDED)
 
 
-class VersionChoice(forms.ModelChoiceField):
-    def label_from_instance(self, obj: ModelVersion) -> str:  # type: ignore[override]
+if TYPE_CHECKING:
+    _Choice = forms.ModelChoiceField[ModelVersion]
+else:
+    _Choice = forms.ModelChoiceField
+
+
+class VersionChoice(_Choice):
+    def label_from_instance(self, obj: ModelVersion) -> str:
         score = f", {obj.score:g} points" if obj.score is not None else ""
         return f"{obj} ({obj.stage.replace('_', ' ')}{score})"
 

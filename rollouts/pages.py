@@ -26,7 +26,7 @@ from rollouts import charts, monitor
 from rollouts.analysis import Judgement, capitalised
 from rollouts.backends import gates
 from rollouts.lifecycle import ACTIVE, Purpose, Status, StepStatus
-from rollouts.models import Analysis, Deployment, Environment, Rollout, RolloutStep, Route, Strategy
+from rollouts.models import Analysis, Deployment, Environment, Rollout, RolloutQuerySet, RolloutStep, Route, Strategy
 from rollouts.queries import share_of
 from rollouts.strategy import APPROVAL, PAUSE, SET_WEIGHT, Step
 from rollouts.targets.base import Phase
@@ -41,7 +41,7 @@ POINTS = 600
 RECENT = timedelta(seconds=60)
 
 
-def rollouts() -> QuerySet[Rollout]:
+def rollouts() -> RolloutQuerySet:
     return Rollout.objects.select_related(
         "environment", "model", "version__model", "requested_by", "paused_by",
         "candidate__version__model", "previous__version__model",
@@ -64,6 +64,8 @@ class Line:
     """Hundredths of a percent that the candidate has now; None once that says nothing any more."""
     step: int
     steps: int
+    waits: bool
+    """For a person."""
 
 
 def lines(found: Iterable[Rollout]) -> list[Line]:
@@ -77,21 +79,29 @@ def lines(found: Iterable[Rollout]) -> list[Line]:
 
 def _line(one: Rollout, route: Route | None) -> Line:
     steps = len(one.steps.all())
-    return Line(one, weight_of(one, route) if one.is_active else None, min(one.step_index + 1, steps), steps)
+    return Line(one, weight_of(one, route) if one.is_active else None, min(one.step_index + 1, steps), steps, waits(one))
+
+
+def waits(one: Rollout) -> bool:
+    """Its current step goes on only when a person does something."""
+    step = next((row for row in one.steps.all() if row.status == StepStatus.ACTIVE), None)
+    if step is None or one.state is not Status.PROGRESSING:
+        return False
+    return (step.kind == APPROVAL and step.approved_by_id is None) or (step.kind == PAUSE and not step.settings)
 
 
 def weight_of(one: Rollout, route: Route | None) -> int:
     return share_of(route, one.candidate) if route and one.candidate else 0
 
 
-def narrowed(asked: dict[str, str]) -> QuerySet[Rollout]:
+def narrowed(asked: dict[str, str]) -> RolloutQuerySet:
     fields = {"environment": "environment__name", "model": "model__name"}
     found = rollouts().filter(**{field: asked[name] for name, field in fields.items() if asked.get(name)})
     if (version := asked.get("version", "")).isdigit():
         found = found.filter(version_id=int(version))
     match asked.get("state"):
         case "active":
-            return found.active()  # type: ignore[attr-defined, no-any-return]
+            return found.active()
         case "attention":
             return found.filter(needs_attention())
         case "ended":
@@ -198,11 +208,16 @@ class Look:
     """None where it was written by a version whose numbers this one cannot read."""
 
     @property
-    def arms(self) -> list[tuple[str, ArmCounts, ArmCounts]]:
+    def arms(self) -> list[tuple[str, ArmCounts]]:
         if self.judgement is None:
             return []
-        rows = [("This step", self.judgement.step), ("Since traffic began", self.judgement.rollout)]
-        return [(name, seen.candidate, seen.stable) for name, seen in rows]
+        step, rollout = self.judgement.step, self.judgement.rollout
+        return [
+            ("Candidate in this step", step.candidate),
+            ("Stable in this step", step.stable),
+            ("Candidate since it has traffic", rollout.candidate),
+            ("Stable since then", rollout.stable),
+        ]
 
     @property
     def evidence(self) -> list[dict[str, Any]]:
@@ -239,6 +254,7 @@ def of_rollout(one: Rollout, request: Request) -> dict[str, Any]:
         "servers": _servers(one, route),
         "verbs": verbs(one, request.user, weight),
         "tone": tone_of(one),
+        "waits": waits(one),
         "history": past,
         "history_id": f"rollout-{one.pk}-history",
         "state": state,
@@ -263,8 +279,9 @@ def step_title(kind: str, settings: dict[str, Any]) -> str:
 
 
 def strategies() -> list[tuple[Strategy, list[str]]]:
-    """Each with its steps in words."""
-    return [(strategy, [_words(item) for item in strategy.steps]) for strategy in Strategy.objects.all()]
+    """Each with its steps in words; the most careful first."""
+    found = sorted(Strategy.objects.all(), key=lambda strategy: -len(strategy.steps))
+    return [(strategy, [_words(item) for item in strategy.steps]) for strategy in found]
 
 
 def _words(item: dict[str, Any]) -> str:
@@ -434,7 +451,7 @@ def _abort(one: Rollout, weight: int) -> Verb:
     if one.state in (Status.WAITING_QA, Status.WAITING_APPROVAL):
         consequence = f"Cancels the rollout. No traffic of {one.environment} has moved."
     elif one.previous is None:
-        consequence = f"{one.version} gets no traffic any more. It is the first version in {one.environment}, so nothing else answers."
+        consequence = f"{one.version} gets no traffic any more. Before it there was no version in {one.environment}."
     else:
         consequence = (
             f"Sends 100 % of {one.environment} traffic back to {_back(one)} now; {one.version} has {percent(weight)}."
@@ -548,4 +565,6 @@ def environments() -> QuerySet[Environment]:
 
 def tone_of(one: Rollout) -> str:
     """Of the sentence that says what it does."""
-    return "warn" if one.problem else status_of("rollout", one.shown_status).tone
+    if one.problem:
+        return "warn"
+    return "hold" if waits(one) else status_of("rollout", one.shown_status).tone

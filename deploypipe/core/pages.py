@@ -35,7 +35,7 @@ HISTORY = 30
 class Request(HttpRequest):
     """After `page` or `verb`: somebody is signed in and may look."""
 
-    user: User  # type: ignore[assignment]
+    user: User
     htmx: HtmxDetails
 
 
@@ -67,7 +67,7 @@ def _guarded(view: View[P]) -> Answered[P]:
         roles.require(request.user, "view")
         return view(cast(Request, request), *args, **kwargs)
 
-    return guarded
+    return cast(Answered[P], guarded)
 
 
 def answer(
@@ -119,12 +119,14 @@ class Verbs:
 
     @property
     def reasons(self) -> list[tuple[str, str]]:
-        """Labels and why these cannot be pressed, each reason once."""
+        """Why some cannot be pressed, each reason once; with their labels, unless it is all of them."""
         found: dict[str, list[str]] = {}
         for item in self.items:
             if item.disabled:
                 found.setdefault(item.disabled, []).append(item.label)
-        return [(" and ".join(labels), reason) for reason, labels in found.items()]
+        return [
+            ("" if len(labels) == len(self.items) else ", ".join(labels), reason) for reason, labels in found.items()
+        ]
 
 
 # --- Forms ------------------------------------------------------------------------------------------------------------

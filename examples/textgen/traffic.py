@@ -142,6 +142,7 @@ async def run(
     max_tokens: int = 12,
     timeout: float = 30.0,
     retry_transport: bool = False,
+    retry_cut: bool = False,
     report_path: Path | None = None,
     stop: asyncio.Event | None = None,
 ) -> Report:
@@ -168,7 +169,7 @@ async def run(
         )
         tally.sent += 1
         tally.long_prompts += is_long
-        task = asyncio.create_task(_ask(client, request, tally, retry_transport=retry_transport))
+        task = asyncio.create_task(_ask(client, request, tally, retry_transport=retry_transport, retry_cut=retry_cut))
         tasks.add(task)
         task.add_done_callback(tasks.discard)
     if tasks:
@@ -191,13 +192,15 @@ async def _wait_until(due: float, stop: asyncio.Event) -> None:
         await asyncio.sleep(min(wait, 0.1))
 
 
-async def _ask(client: StreamClient, request: bytes, tally: _Tally, *, retry_transport: bool) -> None:
+async def _ask(
+    client: StreamClient, request: bytes, tally: _Tally, *, retry_transport: bool, retry_cut: bool
+) -> None:
     backoff = _FIRST_BACKOFF
     while True:
         try:
             tally.answered(await client.ask(request))
         except TransportFailure as failure:
-            if retry_transport and failure.before_answer:
+            if retry_transport and (failure.before_answer or retry_cut):
                 tally.retries += 1
                 await asyncio.sleep(backoff * random.uniform(0.5, 1.0))
                 backoff = min(2 * backoff, _LONGEST_BACKOFF)
@@ -302,6 +305,11 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="ask again when a connection failed before any byte of the answer, until there is one",
     )
+    parser.add_argument(
+        "--retry-cut",
+        action="store_true",
+        help="ask again also when an answer was cut off in the middle, as a client does that may ask twice",
+    )
     return parser
 
 
@@ -320,7 +328,8 @@ async def _main(options: argparse.Namespace) -> Report:
         api_key=os.environ.get("TEXTGEN_API_KEY") or None,
         max_tokens=options.max_tokens,
         timeout=options.timeout,
-        retry_transport=options.retry_transport,
+        retry_transport=options.retry_transport or options.retry_cut,
+        retry_cut=options.retry_cut,
         report_path=options.report,
         stop=stop,
     )

@@ -1,0 +1,154 @@
+"""The whole product, as `manage.py run` starts it, with a live version and real traffic: to break things in."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from examples.story.client import Api, Json
+from examples.story.demo import Stage
+from examples.textgen import train
+
+MODEL, ENVIRONMENT = "textgen", "production"
+RATE = 40.0
+JUDGE = {"analysis": {"max_error_increase_points": 5.0, "max_error_rate_percent": 20.0, "min_requests": 60}}
+STEPS = [{"setWeight": 30}, JUDGE, {"setWeight": 60}, JUDGE, {"setWeight": 100}]
+ENDED = ("succeeded", "rolled_back", "cancelled")
+
+
+def until(condition: Callable[[], Any], *, seconds: float, what: str) -> Any:
+    """The first true answer; fails with a sentence when there is none in time."""
+    deadline = time.monotonic() + seconds
+    while True:
+        if answer := condition():
+            return answer
+        if time.monotonic() > deadline:
+            pytest.fail(f"{what} did not happen within {seconds:g} s")
+        time.sleep(0.05)
+
+
+class Product:
+    """A running product and what one does to it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.stage = Stage(folder)
+        self.stage.environment |= {"DEPLOYPIPE_HEALTH_INTERVAL": "0.5", "DEPLOYPIPE_HEALTH_DEADLINE": "1"}
+        self.stage.manage("migrate", "--verbosity", "0")
+        self.stage.manage("demo_accounts")
+        self.stage.start()
+        self.api = Api(self.stage.url, folder / "secrets" / "demo-tokens.json")
+        self.key = (folder / "secrets" / "engine").read_text()
+        self._number = 0
+        self.api.post("models/", "ana", {"name": MODEL})
+
+    def registered(self, *arguments: str, kind: str = "bigram") -> Json:
+        self._number += 1
+        folder = self.stage.folder / "artifacts" / f"v{self._number}"
+        train.train(kind, folder)
+        body = {"artifact_uri": folder.as_uri(), "engine": "textgen", "engine_arguments": list(arguments)}
+        return self.api.post(f"models/{MODEL}/versions/", "ana", body)
+
+    def examined(self, version: Json) -> Json:
+        if version["stage"] == "registered":
+            self.api.post(f"versions/{version['id']}/examine/", "ana")
+        path = f"versions/{version['id']}/"
+        return until(
+            lambda: (seen := self.api.get(path))["stage"] not in ("registered", "examining") and seen,
+            seconds=120,
+            what="the end of the examination",
+        )
+
+    def approved(self, *arguments: str, kind: str = "bigram") -> Json:
+        version = self.examined(self.registered(*arguments, kind=kind))
+        self.api.post(f"versions/{version['id']}/approve/", "bo", {"note": "for a test"})
+        return version
+
+    def rollout(self, version: Json, steps: list[Json] | None = None) -> int:
+        body = {"model": MODEL, "version": version["number"], "environment": ENVIRONMENT, "steps": steps or STEPS}
+        return int(self.api.post("rollouts/", "cy", body)["id"])
+
+    def seen(self, rollout: int) -> Json:
+        seen: Json = self.api.get(f"rollouts/{rollout}/")
+        return seen
+
+    def ended(self, rollout: int, *, seconds: float = 120) -> Json:
+        return until(
+            lambda: (seen := self.seen(rollout))["status"] in ENDED and seen, seconds=seconds, what="the rollout's end"
+        )
+
+    def reached(self, rollout: int, step: int, *, seconds: float = 60) -> Json:
+        def there() -> Json | None:
+            seen = self.seen(rollout)
+            assert seen["status"] not in ENDED, seen["reason"]
+            return seen if seen["step_index"] >= step else None
+
+        return until(there, seconds=seconds, what=f"step {step} of the rollout")
+
+    def server(self, version: Json) -> psutil.Process:
+        """The process that serves a version in production."""
+        return psutil.Process(self.record(version)["identity"]["pid"])
+
+    def record(self, version: Json) -> Json:
+        name = f"{MODEL}-v{version['number']}-{ENVIRONMENT}"
+        record: Json = json.loads((self.stage.folder / "servers" / f"{name}.json").read_text())
+        return record
+
+    @property
+    def envoy(self) -> psutil.Process:
+        return next(p for p in self.stage.tree() if p.name() == "envoy")
+
+    def kill_main(self) -> None:
+        """SIGKILL of web, worker and scheduler at once; Envoy and model servers are processes of their own."""
+        assert self.stage.process is not None
+        self.stage.process.send_signal(signal.SIGKILL)
+        self.stage.process.wait()
+
+    def kill_tree(self) -> None:
+        """Everything. The gateway before the model servers, as one who is dead cannot answer for another."""
+        self.kill_main()
+        self.envoy.kill()
+        for process in self.stage.tree():
+            process.kill()
+
+    @contextmanager
+    def traffic(self, *options: str) -> Iterator[dict[str, Any]]:
+        """Users, for as long as the body runs; their report is in the dictionary afterwards."""
+        report: dict[str, Any] = {}
+        path = self.stage.folder / f"traffic-{time.monotonic_ns()}.json"
+        command = [sys.executable, "-m", "examples.textgen.traffic", "--model", MODEL, "--rate", str(RATE), *options]
+        command += ["--base-url", f"{self.stage.gateway}/{ENVIRONMENT}/{MODEL}", "--report", str(path)]
+        users = subprocess.Popen(
+            command, env={**os.environ, "TEXTGEN_API_KEY": self.key}, stdout=subprocess.DEVNULL, start_new_session=True
+        )
+        try:
+            yield report
+        finally:
+            users.terminate()
+            users.wait(60)
+            report.update(json.loads(path.read_text()))
+
+
+@pytest.fixture(scope="package")
+def product(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Product]:
+    """With version 1 live."""
+    running = Product(tmp_path_factory.mktemp("product"))
+    try:
+        assert running.ended(running.rollout(running.approved()))["status"] == "succeeded"
+        yield running
+    finally:
+        if running.stage.process is not None and running.stage.process.poll() is None:
+            left = running.stage.stop()
+            assert not left, left
+        for process in running.stage.tree():
+            process.kill()
