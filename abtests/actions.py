@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from django.db import transaction
+from django.utils import timezone
 
 from abtests import decision
 from abtests.events import ExperimentChanged
@@ -23,6 +24,8 @@ from rollouts.strategy import SET_WEIGHT
 if TYPE_CHECKING:
     from django.contrib.auth.models import User
 
+LONGEST_NAME = 100
+
 
 @transaction.atomic
 def start(
@@ -38,16 +41,8 @@ def start(
     """Compare a version with the live one on real traffic; afterwards the live one has all traffic again."""
     roles.require(actor, "abtests.run")
     given = dict(settings or {})
-    try:
-        decision.parse_settings(given)
-    except SettingsError as error:
-        fields = {f"settings.{field}": right for field, right in error.fields.items()}
-        raise Invalid("The experiment cannot be run.", fields=fields) from None
-    if not isinstance(traffic_percent, int | float) or not 0 < traffic_percent < 100:
-        raise Invalid(
-            "The experiment cannot be run.",
-            fields={"traffic_percent": f"{traffic_percent!r}: give more than 0 and less than 100"},
-        )
+    if faults := _faults(name, traffic_percent, given):
+        raise Invalid("The experiment cannot be run.", fields=faults)
     rollout = rollout_actions.request(
         candidate,
         environment,
@@ -73,6 +68,19 @@ def start(
     return experiment
 
 
+def _faults(name: str, traffic_percent: float, settings: Mapping[str, Any]) -> dict[str, str]:
+    faults: dict[str, str] = {}
+    try:
+        decision.parse_settings(settings)
+    except SettingsError as error:
+        faults |= {f"settings.{field}": right for field, right in error.fields.items()}
+    if isinstance(traffic_percent, bool) or not 0 < traffic_percent < 100 or round(100 * traffic_percent, 6) % 1:
+        faults["traffic_percent"] = f"{traffic_percent!r}: give more than 0 and less than 100, in hundredths at most"
+    if len(name) > LONGEST_NAME:
+        faults["name"] = f"give at most {LONGEST_NAME} characters"
+    return faults
+
+
 @transaction.atomic
 def stop(experiment: Experiment, *, actor: User, reason: str) -> None:
     """End it without an answer. On its own, its traffic goes back to the live version."""
@@ -83,7 +91,11 @@ def stop(experiment: Experiment, *, actor: User, reason: str) -> None:
         raise Invalid("Stopping needs a reason.", fields={"reason": "say what you saw"})
     if not experiment.stands_alone:
         raise Conflict(f"It belongs to rollout {experiment.rollout_id}: abort or promote that one.")
-    experiment.advance("stop", sentence=reason)
-    audit.record(actor, "experiment.stopped", experiment, after={"status": experiment.status}, reason=reason)
+    before = experiment.status
+    experiment.advance("stop", sentence=reason, ended_at=timezone.now())
+    audit.record(
+        actor, "experiment.stopped", experiment, before={"status": before}, after={"status": experiment.status},
+        reason=reason,
+    )  # fmt: skip
     events.announce(ExperimentChanged(experiment.pk))
     rollout_actions.turn_back(experiment.rollout, actor=actor, reason=reason, cause=Cause.PERSON)

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from django.db.models import QuerySet
+from django.db.models import OuterRef, QuerySet, Subquery
 from django.shortcuts import get_object_or_404
 from rest_framework import generics
 from rest_framework.request import Request
@@ -8,16 +8,17 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from abtests import actions
-from abtests.models import Experiment
+from abtests.models import Experiment, Snapshot
 from abtests.serializers import ExperimentIn, ExperimentOut, ReasonIn
 from deploypipe.core.api import MayView, person, read
 from rollouts.api import environment_named, version_named
 
 
 def experiments() -> QuerySet[Experiment]:
-    return Experiment.objects.select_related(
-        "environment", "rollout", "stable__model", "candidate__model"
-    ).prefetch_related("snapshots")
+    """With the newest look of each, not all of them: there is one every second."""
+    newest = Snapshot.objects.filter(experiment=OuterRef("pk")).order_by("-pk")
+    rows = Experiment.objects.select_related("environment", "rollout", "stable__model", "candidate__model")
+    return rows.annotate(latest=Subquery(newest.values("detail")[:1]))
 
 
 class ExperimentList(generics.ListAPIView[Experiment]):
@@ -38,7 +39,7 @@ class ExperimentList(generics.ListAPIView[Experiment]):
             settings=values["settings"],
             trigger="api",
         )
-        return Response(ExperimentOut(experiment).data, status=201)
+        return Response(ExperimentOut(experiments().get(pk=experiment.pk)).data, status=201)
 
 
 class ExperimentDetail(generics.RetrieveAPIView[Experiment]):

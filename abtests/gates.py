@@ -48,7 +48,9 @@ class ExperimentGate:
         if seen.last:
             _keep(experiment, seen.last, decided, now)
         if decided.verdict in (Outcome.PROMOTE, Outcome.ABORT) and not decided.automatic:
-            return Finding(Verdict.INSUFFICIENT_DATA, f"{decided.sentence} A person must act on it.")
+            sentence = f"{decided.sentence} A person must act on it."
+            _say(experiment, sentence)
+            return Finding(Verdict.INSUFFICIENT_DATA, sentence)
         if verb := _ENDS.get(decided.verdict):
             _end(experiment, verb, decided.sentence, now)
             return _finding_of_ended(experiment)

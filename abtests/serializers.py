@@ -24,7 +24,7 @@ class ExperimentOut(serializers.ModelSerializer[Experiment]):
     environment = serializers.CharField(source="environment.name")
     stable = serializers.CharField(default=None)
     candidate = serializers.CharField()
-    latest = serializers.SerializerMethodField()
+    latest = serializers.JSONField()
 
     class Meta:
         model = Experiment
@@ -32,7 +32,3 @@ class ExperimentOut(serializers.ModelSerializer[Experiment]):
             "id", "name", "environment", "stable", "candidate", "rollout", "step_index", "status", "sentence",
             "settings", "created_at", "started_at", "ended_at", "latest",
         ]  # fmt: skip
-
-    def get_latest(self, experiment: Experiment) -> Any:
-        snapshot = experiment.snapshots.order_by("-pk").first()
-        return snapshot.detail if snapshot else None

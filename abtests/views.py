@@ -10,26 +10,18 @@ from abtests import actions, pages
 from abtests.forms import FIELDS, ExperimentForm, ReasonForm
 from abtests.models import Experiment
 from deploypipe.core import roles
-from deploypipe.core.errors import DomainError, Forbidden, Invalid
-from deploypipe.core.pages import Request, answer, curl, explain, form_page, page, paged, verb
+from deploypipe.core.errors import Invalid
+from deploypipe.core.pages import Request, answer, attempt, curl, form_page, page, paged, verb
 
 
 @form_page
 def experiment_list(request: Request) -> HttpResponse:
     form = ExperimentForm(request.POST or None)
-    status = 200
-    if request.method == "POST" and form.is_valid():
-        try:
-            started = _start(form, request)
-        except Forbidden:
-            raise
-        except DomainError as error:
-            explain(form, error, FIELDS)
-            status = error.status
-        else:
-            messages.success(request, f"The experiment {started} is on its way.")
-            return redirect("experiment-detail", started.pk)
-    return answer(request, "abtests/list.html", "abtests/_list.html", _listed(request, form), status=status)
+    asked = attempt(request, form, lambda: _start(form, request), FIELDS)
+    if started := asked.result:
+        messages.success(request, f"The experiment {started} is on its way.")
+        return redirect("experiment-detail", started.pk)
+    return answer(request, "abtests/list.html", "abtests/_list.html", _listed(request, form), status=asked.status)
 
 
 def _start(form: ExperimentForm, request: Request) -> Experiment:

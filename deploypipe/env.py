@@ -10,6 +10,8 @@ import os
 import tempfile
 from collections.abc import Collection
 from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 PREFIX = "DEPLOYPIPE_"
 _TRUE = {"1", "true", "yes", "on"}
@@ -141,3 +143,31 @@ def _keep(file: Path, content: str) -> None:
         pass
     finally:
         os.unlink(temporary)
+
+
+def postgresql(name: str) -> dict[str, Any] | None:
+    """A database from its address, as Django wants it; None where none is given. No error shows the address."""
+    url = secret(name)
+    if not url:
+        return None
+    right = "give postgresql://user:password@host:port/name, with %-escapes for other than letters and digits"
+    parts = urlsplit(url)
+    if parts.scheme not in {"postgres", "postgresql"}:
+        raise WrongValue(name, f"{parts.scheme}…", right)
+    try:
+        port = parts.port
+    except ValueError:  # its text shows what stands there, which may be a piece of the password
+        raise WrongValue(name, "…", f"the port is no number from 0 to 65535; {right}") from None
+    database, options = unquote(parts.path.lstrip("/")), dict(parse_qsl(parts.query))
+    if not database or not parts.path.isascii() or "@" in parts.path or "/" in parts.path[1:] or parts.fragment:
+        raise WrongValue(name, "…", f"it names no database; {right}")
+    return {
+        "ENGINE": "django.db.backends.postgresql",
+        "NAME": database,
+        "USER": unquote(parts.username or ""),
+        "PASSWORD": unquote(parts.password or ""),
+        "HOST": options.pop("host", parts.hostname or ""),
+        "PORT": port or "",
+        # What else libpq knows, such as ?sslmode=verify-full&sslrootcert=/etc/ca.pem: dropped, TLS would be.
+        "OPTIONS": options,
+    }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from django.db import DatabaseError, connection
+from django.db import Error, connection
 from django.db.models import Count
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.utils import timezone
@@ -33,7 +33,7 @@ def readyz(request: HttpRequest) -> JsonResponse:
         read = RecordCursor.objects.values_list("read_at", flat=True).first()
         if read is None or timezone.now() - read > TICK_LIMIT:
             problems["worker"] = f"nothing has been done for more than {TICK_LIMIT.total_seconds():g} s"
-    except DatabaseError as error:
+    except Error as error:
         problems["database"] = type(error).__name__
     response = JsonResponse({"ready": not problems, "problems": problems}, status=503 if problems else 200)
     # "Not yet" is an answer, not an error of ours: it is asked many times a minute and must not fill the log.
@@ -43,6 +43,13 @@ def readyz(request: HttpRequest) -> JsonResponse:
 
 def metrics(request: HttpRequest) -> HttpResponse:
     """Read from the database at each scrape, so that every web process tells the same."""
+    try:
+        return HttpResponse(_figures(), content_type=CONTENT_TYPE_LATEST)
+    except Error as error:
+        return HttpResponse(f"# no figures: {type(error).__name__}\n", status=503, content_type="text/plain")
+
+
+def _figures() -> bytes:
     registry = CollectorRegistry()
     _counted(registry, "deploypipe_versions", "Versions by stage.", "stage", ModelVersion)
     _counted(registry, "deploypipe_rollouts", "Rollouts by phase.", "status", Rollout)
@@ -57,7 +64,7 @@ def metrics(request: HttpRequest) -> HttpResponse:
     Gauge("deploypipe_audit_entries", "Entries of the audit chain.", registry=registry).set(
         head.sequence if head else 0
     )
-    return HttpResponse(generate_latest(registry), content_type=CONTENT_TYPE_LATEST)
+    return generate_latest(registry)
 
 
 def _counted(

@@ -6,14 +6,13 @@ import secrets
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
 from deploypipe import env
 
 # --- Where we are -----------------------------------------------------------------------------------------------------
 
 BASE_DIR = Path(__file__).resolve().parent.parent
-VAR_DIR = env.path("VAR", BASE_DIR / "var")
+VAR_DIR = env.folder("VAR", BASE_DIR / "var")
 """Everything that a run writes: database, logs, sockets, secrets, model server state."""
 
 # --- Web --------------------------------------------------------------------------------------------------------------
@@ -66,8 +65,9 @@ INSTALLED_APPS = [
 
 MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",
-    "whitenoise.middleware.WhiteNoiseMiddleware",
+    "servestatic.middleware.ServeStaticMiddleware",
     "deploypipe.core.web.ContentSecurityPolicy",
+    "deploypipe.core.web.NoZeroCharacters",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
@@ -97,7 +97,7 @@ TEMPLATES: list[dict[str, Any]] = [
 STATIC_URL = "static/"
 STATIC_ROOT = VAR_DIR / "static"
 STATICFILES_DIRS = [BASE_DIR / "static"]
-WHITENOISE_USE_FINDERS = True
+SERVESTATIC_USE_FINDERS = True
 STATIC_ROOT.mkdir(parents=True, exist_ok=True)
 
 LANGUAGE_CODE = "en-gb"
@@ -107,38 +107,19 @@ TIME_ZONE = "UTC"
 
 # --- Database ---------------------------------------------------------------------------------------------------------
 
-DATABASE_URL = env.secret("DATABASE_URL")
-
-
-def _database(url: str) -> dict[str, Any]:
-    if not url:
-        return {
-            "ENGINE": "django.db.backends.sqlite3",
-            "NAME": VAR_DIR / "deploypipe.sqlite3",
-            "OPTIONS": {
-                # IMMEDIATE: a transaction that will write takes its lock at the start, so it waits instead of failing.
-                "transaction_mode": "IMMEDIATE",
-                "timeout": 30,
-                "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;",
-            },
-            # A file, not memory: tests that use threads and processes see the same database.
-            "TEST": {"NAME": VAR_DIR / "test.sqlite3"},
-        }
-    parts = urlsplit(url)
-    if parts.scheme not in {"postgres", "postgresql"}:
-        raise env.WrongValue("DATABASE_URL", f"{parts.scheme}://…", "postgresql://user:password@host:port/name")
-    return {
-        "ENGINE": "django.db.backends.postgresql",
-        "NAME": parts.path.lstrip("/"),
-        "USER": unquote(parts.username or ""),
-        "PASSWORD": unquote(parts.password or ""),
-        "HOST": parts.hostname or "",
-        "PORT": parts.port or "",
-        "CONN_HEALTH_CHECKS": True,
-    }
-
-
-DATABASES = {"default": _database(DATABASE_URL)}
+_SQLITE: dict[str, Any] = {
+    "ENGINE": "django.db.backends.sqlite3",
+    "NAME": VAR_DIR / "deploypipe.sqlite3",
+    "OPTIONS": {
+        # IMMEDIATE: a transaction that will write takes its lock at the start, so it waits instead of failing.
+        "transaction_mode": "IMMEDIATE",
+        "timeout": 30,
+        "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;",
+    },
+    # A file, not memory: tests that use threads and processes see the same database.
+    "TEST": {"NAME": VAR_DIR / "test.sqlite3"},
+}
+DATABASES = {"default": env.postgresql("DATABASE_URL") or _SQLITE}
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 # --- People and programs ----------------------------------------------------------------------------------------------
@@ -162,7 +143,7 @@ REST_FRAMEWORK = {
     ],
     "DEFAULT_PERMISSION_CLASSES": ["rest_framework.permissions.IsAuthenticated"],
     "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
-    "DEFAULT_PARSER_CLASSES": ["rest_framework.parsers.JSONParser"],
+    "DEFAULT_PARSER_CLASSES": ["deploypipe.core.body.Json"],
     "DEFAULT_PAGINATION_CLASS": "deploypipe.core.api.Pages",
     "PAGE_SIZE": 50,
     "EXCEPTION_HANDLER": "deploypipe.core.api.exception_handler",
@@ -182,6 +163,8 @@ CELERY_WORKER_HIJACK_ROOT_LOGGER = False
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
 CELERY_TIMEZONE = TIME_ZONE
 WORKER_THREADS = env.number("WORKER_THREADS", 8, least=4, most=256)
+EXAMINATIONS_AT_ONCE = env.number("EXAMINATIONS_AT_ONCE", 2, least=1, most=64)
+"""More wait. They take minutes and measure speed: many at once hold every worker and spoil each other's figures."""
 # Rows say what is due; beat only asks. A message not taken within its second is stale: the next one asks again.
 _EVERY_SECOND = {"schedule": timedelta(seconds=1), "options": {"expires": 2}}
 CELERY_BEAT_SCHEDULE = {
@@ -239,7 +222,7 @@ LEASE_SECONDS = env.seconds("LEASE_SECONDS", 15.0, least=1)
 
 # --- Logs -------------------------------------------------------------------------------------------------------------
 
-LOG_LEVEL = env.text("LOG_LEVEL", "INFO").upper()
+LOG_LEVEL = env.one_of("LOG_LEVEL", "INFO", ["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"])
 LOGGING: dict[str, Any] = {
     "version": 1,
     "disable_existing_loggers": False,

@@ -9,6 +9,7 @@ from django.urls import include, path
 from abtests import api as abtests_api
 from deploypipe import overview, probes
 from deploypipe.core import views as core_views
+from deploypipe.core.api import Nothing
 from deploypipe.core.audit_api import AuditList
 from registry import api as registry_api
 from rollouts import api as rollouts_api
@@ -34,6 +35,8 @@ api = [
     path("experiments/<int:pk>/", abtests_api.ExperimentDetail.as_view()),
     path("experiments/<int:pk>/stop/", abtests_api.ExperimentStop.as_view()),
     path("audit/", AuditList.as_view()),
+    path("", Nothing.as_view()),
+    path("<path:other>", Nothing.as_view()),
 ]
 
 urlpatterns = [

@@ -5,8 +5,6 @@ Listeners run after commit. They enqueue a task or ring a page's doorbell; they 
 
 from __future__ import annotations
 
-from datetime import datetime
-
 from abtests.events import ExperimentChanged
 from deploypipe.core import live
 from deploypipe.core.events import subscribe
@@ -14,9 +12,11 @@ from deploypipe.metrics import series
 from deploypipe.metrics.models import Window
 from registry import tasks as registry_tasks
 from registry.events import QAProgressed, QARequested, VersionChanged
+from rollouts import queries
 from rollouts import tasks as rollout_tasks
 from rollouts.events import DeploymentChanged, RecordsRead, RolloutChanged, RolloutEnded, RolloutSaid
-from rollouts.models import Deployment, Rollout
+from rollouts.models import Deployment, Rollout, Route
+from rollouts.traffic.base import TOTAL_WEIGHT
 
 STALE_SECONDS = 2
 
@@ -64,25 +64,25 @@ def _deployment_changed(event: DeploymentChanged) -> None:
 
 def _records_read(event: RecordsRead) -> None:
     windows = list(Window.objects.filter(batch=event.batch))
-    keys = {(window.environment, window.model) for window in windows}
-    for environment, model in keys:
-        rollout = (
-            Rollout.objects.select_related("candidate", "previous")
-            .filter(environment__name=environment, model__name=model)
-            .order_by("-pk")
-            .first()
-        )
+    for environment, model in {(window.environment, window.model) for window in windows}:
+        newest = Rollout.objects.filter(environment__name=environment, model__name=model).order_by("-pk")
+        rollout = newest.select_related("candidate", "previous").first()
         if rollout is None:
             continue
-        roles = series.roles_of(rollout.candidate, rollout.previous)
-        of_route = [w for w in windows if (w.environment, w.model) == (environment, model)]
-        live.points(f"rollout-{rollout.pk}", series.points(of_route, roles, _measured_at(of_route)))
+        _send_points(rollout, [w for w in windows if (w.environment, w.model) == (environment, model)])
         if rollout.is_active:
+            live.ring(f"rollout-{rollout.pk}")
             _bring_forward(rollout.pk)
 
 
-def _measured_at(windows: list[Window]) -> datetime:
-    return max(window.taken_at for window in windows)
+def _send_points(rollout: Rollout, windows: list[Window]) -> None:
+    at = windows[0].taken_at
+    values = series.points(windows, series.roles_of(rollout.candidate, rollout.previous), at)
+    route = Route.objects.filter(environment=rollout.environment_id, model=rollout.model_id).first()
+    if route is not None and rollout.candidate is not None:
+        share = 100 * queries.share_of(route, rollout.candidate) / TOTAL_WEIGHT
+        values["set.candidate"] = {"x": [at.isoformat()], "y": [share]}
+    live.points(f"rollout-{rollout.pk}", values)
 
 
 def _rollout_changed(event: RolloutChanged) -> None:

@@ -11,8 +11,9 @@ from django.db.models import Max
 
 from deploypipe.core import audit, events, roles
 from deploypipe.core.errors import Conflict, FourEyes, IllegalTransition, Invalid
-from registry import artifacts, hooks
-from registry.engines import ENGINES
+from deploypipe.core.plain import plain
+from registry import hooks, registration
+from registry.artifacts import Manifest
 from registry.events import QARequested, VersionChanged
 from registry.lifecycle import RunStatus, Stage
 from registry.models import NAME, Approval, Decision, ModelVersion, QARun, RegisteredModel, VersionTag
@@ -29,14 +30,15 @@ def create_model(name: str, *, actor: User, description: str = "") -> Registered
         NAME(name)
     except ValidationError as error:
         raise Invalid("The model's name is not usable.", fields={"name": f"{name!r}: {error.messages[0]}"}) from None
-    if RegisteredModel.objects.filter(name=name).exists():
-        raise Conflict(f"There is a model {name!r} already.", fields={"name": "choose another one"})
-    model = RegisteredModel.objects.create(name=name, description=description, created_by=actor)
+    try:
+        with transaction.atomic():
+            model = RegisteredModel.objects.create(name=name, description=description, created_by=actor)
+    except IntegrityError:
+        raise Conflict(f"There is a model {name!r} already.", fields={"name": "choose another one"}) from None
     audit.record(actor, "model.created", model, after={"name": name})
     return model
 
 
-@transaction.atomic
 def register(
     model: RegisteredModel,
     *,
@@ -53,52 +55,72 @@ def register(
 ) -> ModelVersion:
     """Register the next version. Without a manifest, the bytes as they are now are read and become the registered ones.
 
-    With a `request_key` that this model has seen, the version of that earlier request is returned.
+    With a `request_key` that this model has seen, the version of that earlier request is returned. Reading the bytes
+    may take minutes: it is done before the transaction, not in it.
     """
     roles.require(actor, "registry.register")
-    # Locked, so that two registrations at once get two numbers.
-    model = RegisteredModel.objects.select_for_update().get(pk=model.pk)
-    if request_key and (earlier := model.versions.filter(request_key=request_key).first()):
+    given = {
+        "artifact_uri": artifact_uri,
+        "engine": engine,
+        "engine_arguments": list(engine_arguments),
+        "git_commit": git_commit,
+        "parameters": plain(parameters or {}),
+        "description": description,
+    }
+    registration.engine(engine, engine_arguments)
+    tags = registration.tags(tags or {})
+    read = registration.manifest(artifact_uri, manifest) if manifest is not None else None
+    if request_key and (earlier := _earlier(model, request_key, given, read)):
         return earlier
-    if engine not in ENGINES:
-        raise Invalid("The engine is not known.", fields={"engine": f"{engine!r}: use one of {', '.join(ENGINES)}"})
-    registered = _manifest(artifact_uri, manifest)
-    number = (model.versions.aggregate(last=Max("number"))["last"] or 0) + 1
+    return _register(model, actor, given, read or registration.manifest(artifact_uri, None), tags, request_key)
+
+
+@transaction.atomic
+def _register(
+    model: RegisteredModel,
+    actor: User,
+    given: Mapping[str, Any],
+    manifest: Manifest,
+    tags: Mapping[str, str],
+    request_key: str | None,
+) -> ModelVersion:
+    # Locked, so that two registrations at once get two numbers, and the same request twice at once one version.
+    model = RegisteredModel.objects.select_for_update().get(pk=model.pk)
+    if request_key and (earlier := _earlier(model, request_key, given, manifest)):
+        return earlier
     version = ModelVersion.objects.create(
         model=model,
-        number=number,
-        artifact_uri=artifact_uri,
-        manifest=registered.to_json(),
-        digest=registered.digest,
-        engine=engine,
-        engine_arguments=list(engine_arguments),
-        git_commit=git_commit,
-        parameters=dict(parameters or {}),
-        description=description,
+        number=(model.versions.aggregate(last=Max("number"))["last"] or 0) + 1,
+        manifest=manifest.to_json(),
+        digest=manifest.digest,
         registered_by=actor,
-        request_key=request_key or None,
+        request_key=request_key,
+        **given,
     )
-    VersionTag.objects.bulk_create(VersionTag(version=version, key=k, value=v) for k, v in (tags or {}).items())
-    audit.record(actor, "version.registered", version, after={"digest": version.digest, "artifact": artifact_uri})
+    VersionTag.objects.bulk_create(VersionTag(version=version, key=key, value=value) for key, value in tags.items())
+    after = {"digest": version.digest, "artifact": version.artifact_uri}
+    audit.record(actor, "version.registered", version, after=after)
     events.announce(VersionChanged(version.pk, version.stage))
     return version
 
 
-def _manifest(artifact_uri: str, given: Mapping[str, Any] | None) -> artifacts.Manifest:
-    try:
-        folder = artifacts.local_path(artifact_uri)
-    except artifacts.ArtifactError as error:
-        raise Invalid("The artifact's address is not usable.", fields={"artifact_uri": str(error)}) from None
-    try:
-        return artifacts.parse(given) if given is not None else artifacts.build(folder)
-    except artifacts.ArtifactError as error:
-        field = "artifact_uri" if given is None else "manifest"
-        raise Invalid("The artifact cannot be registered.", fields={field: str(error)}) from None
+def _earlier(
+    model: RegisteredModel, request_key: str, given: Mapping[str, Any], manifest: Manifest | None
+) -> ModelVersion | None:
+    """The version of the earlier request. Another request under the same key is a mistake that nobody must miss."""
+    earlier = model.versions.filter(request_key=request_key).first()
+    if earlier is None:
+        return None
+    same = all(getattr(earlier, name) == value for name, value in given.items())
+    if not same or (manifest is not None and manifest.digest != earlier.digest):
+        raise Conflict(f"This Idempotency-Key was used for {earlier}, which was registered with other values.")
+    return earlier
 
 
 @transaction.atomic
 def tag(version: ModelVersion, key: str, value: str, *, actor: User) -> VersionTag:
     roles.require(actor, "registry.register")
+    registration.tags({key: value})
     before = {t.key: t.value for t in version.tags.filter(key=key)}
     row, _ = VersionTag.objects.update_or_create(version=version, key=key, defaults={"value": value})
     audit.record(actor, "version.tagged", version, before=before, after={key: value})
@@ -147,6 +169,8 @@ def approve(
         raise IllegalTransition(sentence)
     run = _latest_finished(version)
     _still_current(run, seen_run)
+    if run is None or run.digest != version.digest:
+        raise Conflict(f"There is no examination of exactly these bytes of {version}. Examine it first.")
     if version.needs_override and not (override and note.strip()):
         raise Invalid(
             f"The score of {version.score:g} is below what may be approved without an override.",
@@ -224,6 +248,8 @@ def suspend(version: ModelVersion, *, actor: User | None, reason: str) -> None:
     """Take back the word that it may be deployed: it must be examined and approved anew."""
     if actor is not None:
         roles.require(actor, "registry.approve")
+    if not reason.strip():
+        raise Invalid("A suspension needs a reason.", fields={"reason": "say what is wrong with it"})
     before = version.stage
     version.advance("suspend")
     audit.record(

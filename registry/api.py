@@ -5,12 +5,15 @@ from __future__ import annotations
 from django.db.models import QuerySet
 from django.shortcuts import get_object_or_404
 from rest_framework import generics
+from rest_framework.exceptions import NotFound
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from deploypipe.core.api import MayView, person, read
+from deploypipe.core.api import MayView, person, read, request_key
+from deploypipe.core.errors import Invalid
 from registry import actions
+from registry.lifecycle import Stage
 from registry.models import ModelVersion, RegisteredModel
 from registry.serializers import (
     ApprovalOut,
@@ -56,12 +59,14 @@ class VersionList(generics.ListAPIView[ModelVersion]):
         model = get_object_or_404(RegisteredModel, name=self.kwargs["name"])
         found = versions().filter(model=model)
         stage = self.request.query_params.get("stage")
+        if stage and stage not in list(Stage):
+            raise Invalid("There is no such stage.", fields={"stage": f"{stage!r}: use one of {', '.join(Stage)}"})
         return found.filter(stage=stage) if stage else found
 
     def post(self, request: Request, name: str) -> Response:
         model = get_object_or_404(RegisteredModel, name=name)
-        key = request.headers.get("Idempotency-Key", "")[:100] or None
-        version = actions.register(model, actor=person(request), request_key=key, **read(VersionIn, request))
+        values = read(VersionIn, request)
+        version = actions.register(model, actor=person(request), request_key=request_key(request), **values)
         return Response(VersionOut(version).data, status=201)
 
 
@@ -81,7 +86,9 @@ class VersionReport(APIView):
     def get(self, request: Request, pk: int) -> Response:
         version = get_object_or_404(ModelVersion, pk=pk)
         run = version.qa_runs.prefetch_related("results").order_by("-pk").first()
-        return Response(QARunOut(run).data if run else None)
+        if run is None:
+            raise NotFound("This version has not been examined yet.")
+        return Response(QARunOut(run).data)
 
 
 class Examine(APIView):

@@ -73,12 +73,22 @@ def build(folder: Path) -> Manifest:
     paths = sorted(p for p in folder.rglob("*") if p.is_file())
     if not paths:
         raise ArtifactError(f"{folder} holds no file")
-    return Manifest(tuple(FileEntry(p.relative_to(folder).as_posix(), p.stat().st_size, sha256(p)) for p in paths))
+    return Manifest(tuple(_read(folder, path) for path in paths))
+
+
+def _read(folder: Path, path: Path) -> FileEntry:
+    name = path.relative_to(folder).as_posix()
+    if not _inside(name):
+        raise ArtifactError(f"{name!r} is a name that not every machine can keep: rename the file")
+    try:
+        return FileEntry(name, path.stat().st_size, sha256(path))
+    except OSError as error:
+        raise ArtifactError(f"{name} cannot be read: {error.strerror}") from None
 
 
 def parse(value: Mapping[str, Any]) -> Manifest:
     """A manifest from JSON. Raises ArtifactError that names the entry and what would be right."""
-    files = value.get("files")
+    files = value.get("files") if isinstance(value, Mapping) else None
     if not isinstance(files, list) or not files:
         raise ArtifactError('a manifest is {"files": [{"path": …, "size": …, "sha256": …}, …]} with at least one file')
     entries = tuple(sorted(_entry(item, i) for i, item in enumerate(files)))
@@ -103,8 +113,10 @@ def _entry(item: Any, index: int) -> FileEntry:
 
 
 def _inside(path: str) -> bool:
+    """One spelling for each file: no "./a", no "a//b". And text that can be kept: no half of a surrogate pair."""
     pure = PurePosixPath(path)
-    return bool(path) and not pure.is_absolute() and ".." not in pure.parts and "\\" not in path and "\0" not in path
+    spelt_right = bool(pure.parts) and pure.as_posix() == path and ".." not in pure.parts and not pure.is_absolute()
+    return spelt_right and "\\" not in path and "\0" not in path and path.encode(errors="replace").decode() == path
 
 
 def verify(folder: Path, manifest: Manifest) -> list[Mismatch]:
@@ -126,12 +138,16 @@ def _linked_folders(folder: Path) -> list[str]:
 def _differences(folder: Path, entries: Iterable[FileEntry]) -> Iterable[Mismatch]:
     for entry in entries:
         path = folder / entry.path
-        if not path.is_file():
-            yield Mismatch(entry.path, f"{entry.path} is missing")
-        elif (size := path.stat().st_size) != entry.size:
-            yield Mismatch(entry.path, f"{entry.path} has {size:,} bytes, {entry.size:,} were registered")
-        elif (digest := sha256(path)) != entry.sha256:
-            yield Mismatch(entry.path, f"{entry.path} has SHA-256 {digest[:12]}…, registered was {entry.sha256[:12]}…")
+        try:
+            if not path.is_file():
+                yield Mismatch(entry.path, f"{entry.path} is missing")
+            elif (size := path.stat().st_size) != entry.size:
+                yield Mismatch(entry.path, f"{entry.path} has {size:,} bytes, {entry.size:,} were registered")
+            elif (is_now := sha256(path)) != entry.sha256:
+                was = entry.sha256[:12]
+                yield Mismatch(entry.path, f"{entry.path} has SHA-256 {is_now[:12]}…, registered was {was}…")
+        except OSError as error:
+            yield Mismatch(entry.path, f"{entry.path} cannot be read: {error.strerror}")
 
 
 def sha256(path: Path) -> str:

@@ -19,8 +19,8 @@ _hosts: list[Host] = []
 _uses: list[Callable[[ModelVersion], str | None]] = []
 
 
-def provide_host(host: Host) -> None:
-    _hosts[:] = [host]
+def provide_host(host: Host | None) -> None:
+    _hosts[:] = [host] if host else []
 
 
 def host() -> Host | None:
@@ -31,6 +31,10 @@ def add_use(use: Callable[[ModelVersion], str | None]) -> None:
     """`use` answers with a sentence ("It serves 50 % of production.") or None."""
     if use not in _uses:
         _uses.append(use)
+
+
+def remove_use(use: Callable[[ModelVersion], str | None]) -> None:
+    _uses.remove(use)
 
 
 def use_of(version: ModelVersion) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from django.conf import settings
@@ -103,8 +104,10 @@ class ModelVersion(Stateful):
         """The score allows the version only with analysis steps in its rollout."""
         return self.band in (Band.GOOD, Band.CAUTION)
 
-    def advance(self, verb: str, *, where: Any = None, **changes: Any) -> None:
-        super().advance(verb, where=where, changed_at=timezone.now(), **changes)
+    def advance(self, verb: str, *, where: Mapping[str, Any] | None = None, **changes: Any) -> None:
+        """Where it is as we read it: the same stage again, with a new score, is another thing to decide on."""
+        unchanged = {"changed_at": self.changed_at, **(where or {})}
+        super().advance(verb, where=unchanged, changed_at=timezone.now(), **changes)
 
 
 class VersionTag(models.Model):

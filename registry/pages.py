@@ -27,13 +27,17 @@ CATEGORY_ICONS = {"compatibility": "puzzle", "performance": "gauge", "security":
 
 def models() -> QuerySet[RegisteredModel]:
     newest = ModelVersion.objects.filter(model=OuterRef("pk")).order_by("-number")
-    return RegisteredModel.objects.select_related("created_by").annotate(
-        versions_count=Count("versions"),
-        waiting_count=Count("versions", filter=Q(versions__stage=Stage.AWAITING_APPROVAL)),
-        newest_pk=Subquery(newest.values("pk")[:1]),
-        newest_number=Subquery(newest.values("number")[:1]),
-        newest_stage=Subquery(newest.values("stage")[:1]),
-        newest_at=Subquery(newest.values("registered_at")[:1]),
+    return (
+        RegisteredModel.objects.select_related("created_by")
+        .order_by("name")
+        .annotate(
+            versions_count=Count("versions"),
+            waiting_count=Count("versions", filter=Q(versions__stage=Stage.AWAITING_APPROVAL)),
+            newest_pk=Subquery(newest.values("pk")[:1]),
+            newest_number=Subquery(newest.values("number")[:1]),
+            newest_stage=Subquery(newest.values("stage")[:1]),
+            newest_at=Subquery(newest.values("registered_at")[:1]),
+        )
     )
 
 
@@ -148,7 +152,7 @@ def facts(version: ModelVersion) -> dict[str, Any]:
 def verbs(version: ModelVersion, user: User, found: Report | None) -> Verbs:
     """Examine, approve and refuse; what has no sense any more is not offered."""
     items = []
-    if version.stage != Stage.RETIRED:
+    if version.refusal("examine") is None:
         again = "Examine again" if found else "Examine"
         items.append(
             Verb(
@@ -158,7 +162,7 @@ def verbs(version: ModelVersion, user: User, found: Report | None) -> Verbs:
                 icon="gauge",
                 title=f"{again}: {version}",
                 confirm=_examining(version, found),
-                disabled=roles.refusal(user, "registry.examine") or version.refusal("examine"),
+                disabled=roles.refusal(user, "registry.examine"),
             )
         )
     if not version.needs_override and version.stage in (Stage.AWAITING_APPROVAL, Stage.EXAMINING, Stage.REGISTERED):
@@ -177,7 +181,7 @@ def verbs(version: ModelVersion, user: User, found: Report | None) -> Verbs:
                 seen_run=_seen(found),
             )
         )
-    if version.stage in (Stage.AWAITING_APPROVAL, Stage.EXAMINING, Stage.APPROVED):
+    if version.refusal("refuse") is None:
         items.append(
             Verb(
                 reverse("version-refuse", args=[version.pk]),
@@ -189,7 +193,7 @@ def verbs(version: ModelVersion, user: User, found: Report | None) -> Verbs:
                 reason="required",
                 reason_name="note",
                 reason_label="What is wrong",
-                disabled=roles.refusal(user, "registry.approve") or version.refusal("refuse"),
+                disabled=roles.refusal(user, "registry.approve"),
                 seen_run=_seen(found),
             )
         )
@@ -208,6 +212,10 @@ def _may_not_approve(version: ModelVersion, user: User) -> str | None:
         return sentence
     if version.registered_by_id == user.pk:
         return "You registered this version; someone else must approve it."
+    if version.stage == Stage.REGISTERED:
+        return "It must be examined first."
+    if version.stage == Stage.EXAMINING:
+        return "Its examination has not ended yet."
     return version.refusal("approve")
 
 

@@ -10,14 +10,19 @@ import logging
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import datetime, timedelta
 
-from django.db import DatabaseError, connection, transaction
-from django.db.models import F, Q
+from django.conf import settings
+from django.db import Error as DatabaseFault
+from django.db import connection, transaction
+from django.db.models import F, Q, QuerySet
 from django.utils import timezone
 
 from deploypipe.core import audit, events
 from deploypipe.core.errors import ConcurrentChange
+from deploypipe.core.plain import text
+from deploypipe.core.secrets import hide
 from registry import artifacts, hooks, scoring
 from registry.events import QAProgressed, VersionChanged
 from registry.lifecycle import RunStatus
@@ -36,17 +41,52 @@ MOST_ATTEMPTS = 3
 
 
 def due(now: datetime) -> list[int]:
-    """Queued, or left behind by a worker that died."""
-    waiting = Q(status=RunStatus.QUEUED) | Q(status=RunStatus.RUNNING, lease_until__lt=now)
-    return list(QARun.objects.filter(waiting).order_by("pk").values_list("pk", flat=True))
+    """Queued, or left behind by a worker that died; as many as there is room for, those that wait longest first."""
+    return list(_unclaimed(now).order_by("pk").values_list("pk", flat=True)[: _room(now)])
 
 
-def run(run_id: int) -> bool:
-    """Whether this call examined anything; False where another worker does."""
+def run(run_id: int, *, heartbeat_seconds: float = HEARTBEAT_SECONDS) -> bool:
+    """Whether this call examined anything; False where another worker does, or where enough are under way."""
+    current = _claim(run_id)
+    if current is None:
+        return False
+    if current.attempt > MOST_ATTEMPTS:
+        _give_up(current, f"The examination was begun {MOST_ATTEMPTS} times and never ended; see the worker's log.")
+        return True
+    try:
+        QAResult.objects.filter(run=current).delete()
+        events.announce(QAProgressed(current.pk, current.version_id))
+        with _heartbeat(current, heartbeat_seconds):
+            results = _examine(current)
+        _finish(current, results)
+    except ConcurrentChange:
+        logger.warning("%s was taken over by another worker", current)
+    except DatabaseFault:
+        # It says nothing of the version. The lease runs out, and the examination is begun again.
+        logger.exception("what was found in %s could not be kept", current)
+    except Exception as error:
+        logger.exception("%s could not be carried out", current)
+        _give_up(current, f"The examination could not be carried out: {type(error).__name__}: {error}")
+    return True
+
+
+def _unclaimed(now: datetime) -> QuerySet[QARun]:
+    return QARun.objects.filter(Q(status=RunStatus.QUEUED) | Q(status=RunStatus.RUNNING, lease_until__lt=now))
+
+
+def _room(now: datetime) -> int:
+    running = QARun.objects.filter(status=RunStatus.RUNNING, lease_until__gte=now).count()
+    return max(0, settings.EXAMINATIONS_AT_ONCE - running)
+
+
+@transaction.atomic
+def _claim(run_id: int) -> QARun | None:
     now = timezone.now()
+    if not _room(now):
+        return None
     claimed = (
-        QARun.objects.filter(pk=run_id)
-        .filter(Q(status=RunStatus.QUEUED) | Q(status=RunStatus.RUNNING, lease_until__lt=now))
+        _unclaimed(now)
+        .filter(pk=run_id)
         .update(
             status=RunStatus.RUNNING,
             attempt=F("attempt") + 1,
@@ -55,35 +95,18 @@ def run(run_id: int) -> bool:
             planned_checks=len(all_checks()),
         )
     )
-    if not claimed:
-        return False
-    current = QARun.objects.select_related("version__model").get(pk=run_id)
-    if current.attempt > MOST_ATTEMPTS:
-        _give_up(current, f"The examination was begun {MOST_ATTEMPTS} times and never ended; see the worker's log.")
-        return True
-    QAResult.objects.filter(run=current).delete()
-    events.announce(QAProgressed(current.pk, current.version_id))
-    try:
-        with _heartbeat(current):
-            results = _examine(current)
-        _finish(current, results)
-    except ConcurrentChange:
-        logger.warning("%s was taken over by another worker", current)
-    except Exception as error:
-        logger.exception("%s could not be carried out", current)
-        _give_up(current, f"The examination could not be carried out: {type(error).__name__}: {error}")
-    return True
+    return QARun.objects.select_related("version__model").get(pk=run_id) if claimed else None
 
 
 @contextmanager
-def _heartbeat(run: QARun) -> Iterator[None]:
+def _heartbeat(run: QARun, seconds: float) -> Iterator[None]:
     ended = threading.Event()
 
     def beat() -> None:
-        while not ended.wait(HEARTBEAT_SECONDS):
+        while not ended.wait(seconds):
             try:
                 _still_ours(run)
-            except DatabaseError:
+            except DatabaseFault:
                 logger.warning("the lease of %s was not renewed", run, exc_info=True)
             finally:
                 connection.close()
@@ -114,7 +137,16 @@ def _examine(run: QARun) -> list[Result]:
     )
     host = hooks.host()
     start_server = (lambda: host(version, run)) if host else None
-    return examine(context, all_checks(), on_result=lambda result: _keep(run, result), start_server=start_server)
+    results = examine(
+        context, all_checks(), on_result=lambda found: _keep(run, _shown(found)), start_server=start_server
+    )
+    return [_shown(result) for result in results]
+
+
+def _shown(result: Result) -> Result:
+    """A server that did not start may have written its key into its log, whose end is the reason."""
+    outcome = result.outcome
+    return replace(result, outcome=replace(outcome, reason=hide(outcome.reason), evidence=hide(outcome.evidence)))
 
 
 @transaction.atomic
@@ -178,8 +210,15 @@ def _finish(run: QARun, results: list[Result]) -> None:
     events.announce(VersionChanged(version.pk, version.stage))
 
 
-@transaction.atomic
 def _give_up(run: QARun, sentence: str) -> None:
+    try:
+        _end_without_finding(run, text(hide(sentence)))
+    except ConcurrentChange:
+        logger.warning("%s was taken over by another worker", run)
+
+
+@transaction.atomic
+def _end_without_finding(run: QARun, sentence: str) -> None:
     run.advance("give_up", where={"attempt": run.attempt}, finished_at=timezone.now(), sentence=sentence)
     before = run.version.stage
     run.version.advance("give_up", qa_sentence=sentence)

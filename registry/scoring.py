@@ -91,7 +91,8 @@ def _sentence(points: float, band: Band, results: Sequence[Scored], stops: Seque
         more = [r for r in stops if r is not first and r.status is Status.FAILED]
         also = f" Also failed: {', '.join(r.label for r in more)}." if more else ""
         return f"Blocked: {first.reason}{also}"
-    lost = [r.label for r in results if r.status in (Status.FAILED, Status.ERROR, Status.NOT_CHECKED)]
+    unmet = (Status.FAILED, Status.ERROR, Status.NOT_CHECKED)
+    lost = [r.label for r in results if r.status in unmet and r.weight > 0]
     cost = f" Points were lost on: {', '.join(lost)}." if lost else ""
     meaning = {
         Band.EXCELLENT: "may be approved",

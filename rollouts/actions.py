@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from django.db import IntegrityError, transaction
@@ -19,7 +21,7 @@ from rollouts.backends import gates
 from rollouts.events import RolloutChanged, RolloutEnded
 from rollouts.lifecycle import ACTIVE, Cause, Purpose, Status, StepStatus
 from rollouts.models import Environment, Rollout, RolloutStep, Route, Strategy
-from rollouts.strategy import APPROVAL, SET_WEIGHT, Step, StrategyError, is_watched, parse_steps
+from rollouts.strategy import APPROVAL, PAUSE, SET_WEIGHT, Step, StrategyError, is_watched, parse_steps
 
 if TYPE_CHECKING:
     from django.contrib.auth.models import User
@@ -67,7 +69,7 @@ def request(
 ) -> Rollout:
     """Ask that a version be rolled out. It waits for its examination and approval where those are still to come."""
     roles.require(actor, "rollouts.request")
-    if request_key and (earlier := Rollout.objects.filter(request_key=request_key).first()):
+    if request_key and (earlier := _requested_before(request_key)):
         return earlier
     if version.stage in (Stage.BLOCKED, Stage.REFUSED, Stage.RETIRED, Stage.SUSPENDED):
         raise IllegalTransition(f"{version} may not be deployed: it is {version.stage}. {version.qa_sentence}".strip())
@@ -78,21 +80,27 @@ def request(
             fields={"steps": "add an analysis step after the first setWeight"},
         )
     _refuse_same(version, environment, purpose)
-    rollout = _create(
-        version=version,
-        environment=environment,
-        model=version.model,
-        digest=version.digest,
-        purpose=purpose,
-        strategy=strategy.name if strategy and steps is None else "",
-        options=dict(options or {}),
-        rollback_on_failure=rollback_on_failure,
-        requested_by=actor,
-        trigger=trigger,
-        note=note,
-        request_key=request_key,
-        sentence="Requested.",
-    )
+    try:
+        with transaction.atomic():
+            rollout = Rollout.objects.create(
+                version=version,
+                environment=environment,
+                model=version.model,
+                digest=version.digest,
+                purpose=purpose,
+                strategy=strategy.name if strategy and steps is None else "",
+                options=dict(options or {}),
+                rollback_on_failure=rollback_on_failure,
+                requested_by=actor,
+                trigger=trigger,
+                note=note,
+                request_key=request_key,
+                sentence="Requested.",
+            )
+    except IntegrityError:
+        if request_key and (earlier := _requested_before(request_key)):
+            return earlier  # the same request, sent twice at once
+        raise _taken(version, environment) from None
     RolloutStep.objects.bulk_create(
         RolloutStep(rollout=rollout, index=i, kind=step.kind, settings=dict(step.settings))
         for i, step in enumerate(plan)
@@ -118,16 +126,14 @@ def _refuse_same(version: ModelVersion, environment: Environment, purpose: Purpo
         raise Conflict(f"No version of {version.model} is live in {environment}: there is nothing to compare with.")
 
 
-def _create(**values: Any) -> Rollout:
-    try:
-        with transaction.atomic():
-            return Rollout.objects.create(**values)
-    except IntegrityError:
-        active = Rollout.objects.active().filter(environment=values["environment"], model=values["model"]).first()
-        which = f"Rollout {active.pk} of {active.version}" if active else "Another rollout"
-        raise Conflict(
-            f"{which} is under way for {values['model']} in {values['environment']}: wait for its end, or abort it."
-        ) from None
+def _requested_before(request_key: str) -> Rollout | None:
+    return Rollout.objects.filter(request_key=request_key).first()
+
+
+def _taken(version: ModelVersion, environment: Environment) -> Conflict:
+    active = Rollout.objects.active().filter(environment=environment, model=version.model).first()
+    which = f"Rollout {active.pk} of {active.version}" if active else "Another rollout"
+    return Conflict(f"{which} is under way for {version.model} in {environment}: wait for its end, or abort it.")
 
 
 @transaction.atomic
@@ -165,9 +171,11 @@ def promote(rollout: Rollout, *, actor: User, full: bool = False, reason: str = 
     _guard(rollout, actor, "promote")
     rest = list(rollout.steps.filter(index__gte=rollout.step_index))
     passed_by = rest if full else rest[:1]
-    if any(step.kind == APPROVAL for step in passed_by) and roles.refusal(actor, "rollouts.approve"):
-        raise IllegalTransition("An approval step is passed by approving it, not by promoting.")
-    if any(step.kind not in (SET_WEIGHT, APPROVAL, "pause") for step in passed_by) and not reason.strip():
+    if any(step.kind == APPROVAL and step.approved_by_id is None for step in passed_by):
+        if roles.refusal(actor, "rollouts.approve"):
+            raise IllegalTransition("An approval step is passed by approving it, not by promoting.")
+        _four_eyes(rollout, actor)
+    if any(step.kind not in (SET_WEIGHT, APPROVAL, PAUSE) for step in passed_by) and not reason.strip():
         raise Invalid("This passes by a judge that has not decided yet.", fields={"reason": "say why it may go on"})
     if rollout.paused_at:
         resume(rollout, actor=actor, reason=reason)
@@ -179,8 +187,7 @@ def promote(rollout: Rollout, *, actor: User, full: bool = False, reason: str = 
 def approve_step(rollout: Rollout, *, actor: User, note: str = "") -> None:
     """Let an approval step pass; bound to the step and, by the rollout, to the version's digest."""
     roles.require(actor, "rollouts.approve")
-    if rollout.requested_by_id == actor.pk:
-        raise FourEyes("You requested this rollout; someone else must approve its steps.")
+    _four_eyes(rollout, actor)
     step = rollout.steps.filter(index=rollout.step_index).first()
     if rollout.state is not Status.PROGRESSING or step is None or step.kind != APPROVAL:
         raise IllegalTransition("This rollout is not waiting for an approval.")
@@ -190,6 +197,11 @@ def approve_step(rollout: Rollout, *, actor: User, note: str = "") -> None:
         actor, "rollout.step_approved", rollout, after={"step": step.index, "digest": rollout.digest}, reason=note
     )
     events.announce(RolloutChanged(rollout.pk, rollout.status))
+
+
+def _four_eyes(rollout: Rollout, actor: User) -> None:
+    if rollout.requested_by_id == actor.pk:
+        raise FourEyes("You requested this rollout; someone else must approve its steps.")
 
 
 @transaction.atomic
@@ -221,6 +233,7 @@ def turn_back(rollout: Rollout, *, actor: User | None, reason: str, cause: Cause
         step_at=now,
         ended_at=now if ends else None,
     )
+    leave_gates(rollout, now=now)
     rollout.steps.filter(status=StepStatus.ACTIVE).update(status=StepStatus.FAILED, sentence=reason, ended_at=now)
     rollout.steps.filter(status=StepStatus.PENDING).update(status=StepStatus.SKIPPED)
     audit.record(
@@ -230,6 +243,17 @@ def turn_back(rollout: Rollout, *, actor: User | None, reason: str, cause: Cause
     events.announce(RolloutChanged(rollout.pk, rollout.status))
     if ends:
         events.announce(RolloutEnded(rollout.pk, rollout.status))
+
+
+def leave_gates(rollout: Rollout, *, now: datetime, only_current: bool = False) -> None:
+    """Tell the gates of the current step and of those to come that they will not be asked any more."""
+    steps = rollout.steps.filter(index__gte=rollout.step_index)
+    if only_current:
+        steps = steps.filter(index=rollout.step_index)
+    for step in steps:
+        if gate := gates.get(step.kind):
+            with suppress(ConcurrentChange):  # it came to its own end at this moment
+                gate.end(rollout, step.index, now=now)
 
 
 @transaction.atomic

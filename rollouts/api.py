@@ -11,7 +11,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from deploypipe.core.api import MayView, person, read
+from deploypipe.core.api import MayView, person, read, request_key
 from deploypipe.core.errors import Invalid
 from registry.models import ModelVersion
 from rollouts import actions
@@ -83,7 +83,7 @@ class RolloutList(generics.ListAPIView[Rollout]):
             rollback_on_failure=values["rollback_on_failure"],
             trigger="api",
             note=values["note"],
-            request_key=request.headers.get("Idempotency-Key", "")[:100] or None,
+            request_key=request_key(request),
         )
         return Response(RolloutOut(rollout).data, status=201)
 

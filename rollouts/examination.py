@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +15,8 @@ from registry.qa.base import RunningServer
 from rollouts.backends import targets
 from rollouts.servers import EXAMINATION_PREFIX, spec_of
 from rollouts.targets.base import Phase, Target
+
+logger = logging.getLogger(__name__)
 
 TARGET = "local"
 POLL_SECONDS = 0.1
@@ -28,7 +31,10 @@ def host(version: ModelVersion, run: QARun) -> Iterator[RunningServer]:
         address = _wait_ready(target, name)
         yield RunningServer(f"http://{address}", version.model.name, settings.ENGINE_API_KEY)
     finally:
-        target.stop(name)
+        try:
+            target.stop(name)
+        except TargetError as error:  # must not hide what the examination found; it is stopped as a stray later
+            logger.warning("%s: %s", name, error.message)
 
 
 def _wait_ready(target: Target, name: str) -> str:

@@ -59,7 +59,8 @@ ROLLOUTS = Lifecycle(
         Status.PROMOTING: {"promoted": Status.SUCCEEDED, "abort": Status.ROLLING_BACK},
         Status.CONCLUDING: {"concluded": Status.SUCCEEDED, "abort": Status.ROLLING_BACK},
         Status.SUCCEEDED: {"rollback": Status.ROLLING_BACK},
-        Status.ROLLING_BACK: {"rolled_back": Status.ROLLED_BACK},
+        # "keep": the promotion could not be taken back, because the version before it does not run any more.
+        Status.ROLLING_BACK: {"rolled_back": Status.ROLLED_BACK, "keep": Status.SUCCEEDED},
         Status.ROLLED_BACK: {},
         Status.CANCELLED: {},
     },

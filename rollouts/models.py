@@ -216,8 +216,12 @@ class Rollout(Stateful):
         return self.state not in ENDED
 
     @property
+    def is_paused(self) -> bool:
+        return self.paused_at is not None
+
+    @property
     def shown_status(self) -> str:
-        return "paused" if self.paused_at and self.is_active else self.status
+        return "paused" if self.is_paused and self.is_active else self.status
 
     @property
     def plan(self) -> tuple[Step, ...]:

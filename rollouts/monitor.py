@@ -40,21 +40,19 @@ def measurements(rollout: Rollout, since: datetime | None) -> Measurements:
     if since is None or rollout.candidate is None:
         return Measurements((), 0)
     rows = StoredWindow.objects.filter(
-        environment=rollout.environment.name,
-        model=rollout.model.name,
-        backend__in=names,
-        taken_at__gte=since,
-        first_at__gte=since,
-    )
-    found = list(rows.order_by("pk").values_list("pk", "batch", "backend", "requests", "errors"))
-    return Measurements(tuple(_by_batch(found, names)), found[-1][0] if found else 0)
+        environment=rollout.environment.name, model=rollout.model.name, backend__in=names, taken_at__gte=since
+    ).only("pk", "batch", "backend", "first_at", "requests", "errors")
+    # Both arms of a batch or neither: to drop the slower arm alone would compare two different stretches of time.
+    early = {row.batch for row in rows if row.first_at < since}
+    found = [row for row in rows if row.batch not in early]
+    return Measurements(tuple(_by_batch(found, names)), max((row.pk for row in found), default=0))
 
 
-def _by_batch(rows: Iterable[tuple[int, int, str, int, int]], names: dict[str, int]) -> Iterable[Window]:
+def _by_batch(rows: Iterable[StoredWindow], names: dict[str, int]) -> Iterable[Window]:
     batches: dict[int, list[ArmCounts]] = {}
-    for _, batch, backend, requests, errors in rows:
-        arms = batches.setdefault(batch, [ArmCounts(), ArmCounts()])
-        arms[names[backend]] = arms[names[backend]] + ArmCounts(requests, errors)
+    for row in sorted(rows, key=lambda row: (row.batch, row.pk)):
+        arms = batches.setdefault(row.batch, [ArmCounts(), ArmCounts()])
+        arms[names[row.backend]] = arms[names[row.backend]] + ArmCounts(row.requests, row.errors)
     return (Window(stable, candidate) for stable, candidate in batches.values())
 
 

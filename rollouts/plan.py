@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from rollouts.lifecycle import Cause, Purpose, Status
-from rollouts.strategy import ANALYSIS, APPROVAL, PAUSE, SET_WEIGHT, Step
+from rollouts.lifecycle import MOVES_TRAFFIC, Cause, Purpose, Status
+from rollouts.strategy import ANALYSIS, APPROVAL, PAUSE, SET_WEIGHT, Step, is_watched
 from rollouts.traffic.base import TOTAL_WEIGHT
 
 ROUTE_DEADLINE = 30.0
@@ -64,12 +64,19 @@ class Snapshot:
     installed_weight: int | None
     """Of the candidate, as the data plane says; None when it does not answer."""
     purpose: Purpose = Purpose.PROMOTE
+    route_seconds: float = 0.0
+    """Since the wanted weight was last changed."""
+    write_problem: str = ""
+    """Why the wanted weight could not be written to the data plane just now."""
     paused: bool = False
     needs_approval: bool = True
     """The environment is protected: only an approved version may enter."""
-    has_previous: bool = True
+    must_be_watched: bool = False
+    """The version's score lets it in only by steps that judge it."""
     previous: ServerView | None = None
     """The version to go back to."""
+    candidate_is_stable: bool = False
+    """It was promoted before; what goes on now takes that back."""
     route_restored: bool = False
     """The route names the previous version as stable and gives the candidate nothing."""
     guard: Finding | None = None
@@ -132,21 +139,38 @@ def decide(s: Snapshot) -> Action:
 
 
 def _waiting_qa(s: Snapshot) -> Action:
-    if s.stage in ("blocked", "refused", "retired"):
-        return Move(s.stage_sentence, "cancel")
+    if trouble := _never(s):
+        return trouble
     if s.stage in ("awaiting_approval", "approved"):
         return Move(s.stage_sentence, "qa_passed")
+    if s.stage == "registered":
+        # It was asked for together with the rollout, so it was given up since.
+        return Hold(f"{s.stage_sentence} Ask for another examination of the version, or abort.", problem=True)
     return Hold("Waiting for the examination of the version to end.")
 
 
 def _waiting_approval(s: Snapshot) -> Action:
-    if s.stage in ("blocked", "refused", "retired", "suspended"):
-        return Move(s.stage_sentence, "cancel")
+    if trouble := _never(s):
+        return trouble
     if s.stage == "approved":
         return Move("The version is approved.", "approved")
     if s.stage == "awaiting_approval" and not s.needs_approval:
         return Move("The examination is passed; this environment asks for no approval.", "approved")
+    if s.stage != "awaiting_approval":
+        return Hold("Waiting for the examination of the version to end, and then for an approver.")
     return Hold("Waiting for an approver to say yes to the version.")
+
+
+def _never(s: Snapshot) -> Action | None:
+    """Why the rollout will not begin at all."""
+    if s.stage in _WITHDRAWN:
+        return Move(s.stage_sentence, "cancel")
+    if s.stage in ("awaiting_approval", "approved") and s.must_be_watched and not is_watched(s.steps):
+        return Move(
+            f"{s.stage_sentence} With this score the version may be deployed only by a rollout with an analysis step.",
+            "cancel",
+        )
+    return None
 
 
 def _provisioning(s: Snapshot) -> Action:
@@ -168,8 +192,12 @@ def _progressing(s: Snapshot) -> Action:
         return trouble
     if s.paused:
         return Hold("Paused by a person.")
+    if waiting := _unsure(s):
+        return waiting
     if s.promote == "full":
         return _steps_done(s, "A person asked to go to the end of the steps.")
+    if s.previous is not None and not s.previous.ready:
+        return Hold(f"Waiting until the stable version is ready again: {s.previous.message}", problem=True)
     if s.step_index >= len(s.steps):
         return _steps_done(s, "All steps are done.")
     step = s.steps[s.step_index]
@@ -206,8 +234,6 @@ def _gate(s: Snapshot, step: Step) -> Action:
         return Hold("Waiting for the first measurements.")
     if finding.verdict == "pass":
         return NextStep(finding.sentence)
-    if finding.verdict == "fail":
-        return _turn_back(s, finding.sentence, Cause.VERDICT)
     if finding.verdict == "provider_error":
         return Hold(finding.sentence, problem=True)
     if finding.timed_out:
@@ -220,57 +246,79 @@ def _gate(s: Snapshot, step: Step) -> Action:
 def _promoting(s: Snapshot) -> Action:
     if trouble := _withdrawn(s) or _unwell(s) or _failed_verdict(s):
         return trouble
+    if waiting := _unsure(s):
+        return waiting
     return _reach(s, TOTAL_WEIGHT) or Promote("All traffic is on the candidate: it becomes the stable version.")
 
 
 def _concluding(s: Snapshot) -> Action:
-    return _reach(s, 0, wants_health=False) or Move(
-        "The experiment ended; all traffic is on the stable version.", "concluded"
-    )
+    if s.weight and (waiting := _only_candidate_well(s)):
+        return waiting
+    return _reach(s, 0) or Move("The experiment ended; all traffic is on the stable version.", "concluded")
 
 
 def _rolling_back(s: Snapshot) -> Action:
     if not s.route_restored:
-        back = s.previous
-        # The only healthy copy keeps the traffic, even if a judge called it bad, until the other one can take it.
-        if back is not None and not back.ready and s.candidate.well:
-            return Hold(f"Waiting for the previous version to be ready: {back.message}", problem=True)
+        if waiting := _only_candidate_well(s):
+            return _given_up(s) or waiting
         return Restore(
-            "All traffic goes back to the previous version." if back else "The version gets no traffic any more."
+            "All traffic goes back to the previous version." if s.previous else "The version gets no traffic any more."
         )
+    if s.write_problem:
+        return Hold(s.write_problem, problem=True)
     if s.installed_weight is None:
         return Hold("The gateway does not answer: waiting to see the route restored.", problem=True)
     if s.installed_weight != 0:
-        return Hold("The restored route is written; waiting for the gateway to take it.")
+        late = s.route_seconds > ROUTE_DEADLINE
+        return Hold("The restored route is written; waiting for the gateway to take it.", problem=late)
     return Move("The restored route is in force at the gateway.", "rolled_back")
+
+
+def _only_candidate_well(s: Snapshot) -> Action | None:
+    """The only healthy copy keeps the traffic, even if a judge called it bad, until the other one can take it."""
+    if s.previous is None or s.previous.well or not s.candidate.well:
+        return None
+    return Hold(f"Waiting for the previous version to be ready and healthy: {s.previous.message}", problem=True)
+
+
+def _given_up(s: Snapshot) -> Action | None:
+    if not s.candidate_is_stable or s.previous is None or s.phase_seconds <= s.ready_timeout:
+        return None
+    return Move(
+        f"The rollback was given up: the previous version was not ready and healthy within {s.ready_timeout:g} s "
+        f"({s.previous.message}). All traffic stays where it is.",
+        "keep",
+    )
 
 
 def _ended(s: Snapshot) -> Action:
     return Hold("")
 
 
-def _reach(s: Snapshot, weight: int, *, wants_health: bool = True) -> Action | None:
+def _reach(s: Snapshot, weight: int) -> Action | None:
     """The action that brings the weight about; None once the data plane says that it is in force."""
     percent = f"{weight * 100 / TOTAL_WEIGHT:g} %"
     if s.weight != weight:
-        if wants_health and not s.candidate.well:
-            return Hold(f"Waiting with {percent} until the candidate is known to be healthy: {s.candidate.message}")
-        if s.installed_weight is None:
+        if weight > s.weight and s.installed_weight is None:
             return Hold(f"Waiting with {percent}: the gateway does not answer.", problem=True)
         return SetWeight(f"{percent} of traffic goes to the candidate.", weight)
     if s.installed_weight == weight:
         return None
-    if s.step_seconds > ROUTE_DEADLINE and s.installed_weight is not None and wants_health:
+    if s.write_problem:
+        return Hold(s.write_problem, problem=True)
+    late = s.route_seconds > ROUTE_DEADLINE
+    if late and s.installed_weight is not None and s.status in MOVES_TRAFFIC:
         return _turn_back(
             s, f"The gateway did not put {percent} into force within {ROUTE_DEADLINE:g} s.", Cause.DEADLINE
         )
     return Hold(
-        f"{percent} is written; waiting for the gateway to put it into force.", problem=s.installed_weight is None
+        f"{percent} is written; waiting for the gateway to put it into force.",
+        problem=late or s.installed_weight is None,
     )
 
 
 def _withdrawn(s: Snapshot) -> Action | None:
-    if s.stage in ("suspended", "refused", "retired", "blocked"):
+    if s.stage in _WITHDRAWN:
         return Abort(f"The version may not be deployed any more. {s.stage_sentence}", Cause.APPROVAL)
     return None
 
@@ -281,9 +329,19 @@ def _unwell(s: Snapshot) -> Action | None:
     return None
 
 
+def _unsure(s: Snapshot) -> Action | None:
+    """Not known to be bad, and not known to be well: its server starts again, or was not asked yet."""
+    if s.candidate.well:
+        return None
+    return Hold(
+        f"Waiting until the candidate is known to be healthy: {s.candidate.message}", problem=not s.candidate.ready
+    )
+
+
 def _failed_verdict(s: Snapshot) -> Action | None:
-    if s.guard is not None and s.guard.verdict == "fail":
-        return _turn_back(s, s.guard.sentence, Cause.VERDICT)
+    for finding in (s.guard, s.step_finding):
+        if finding is not None and finding.verdict == "fail":
+            return _turn_back(s, finding.sentence, Cause.VERDICT)
     return None
 
 
@@ -293,6 +351,7 @@ def _turn_back(s: Snapshot, sentence: str, cause: Cause) -> Action:
     return Hold(f"{sentence} Automatic rollback is off for this rollout: a person must decide.", problem=True)
 
 
+_WITHDRAWN = ("suspended", "refused", "retired", "blocked")
 _PHASES: dict[Status, Callable[[Snapshot], Action]] = {
     Status.WAITING_QA: _waiting_qa,
     Status.WAITING_APPROVAL: _waiting_approval,

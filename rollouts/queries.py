@@ -29,5 +29,11 @@ def share_of(route: Route, deployment: Deployment) -> int:
     return 0
 
 
+def is_needed(deployment: Deployment) -> bool:
+    """Traffic goes to it, or a rollout that is under way may send some there."""
+    in_rollout = Rollout.objects.active().filter(Q(candidate=deployment) | Q(previous=deployment))
+    return bool(routes_naming(deployment)) or in_rollout.exists()
+
+
 def routes_naming(deployment: Deployment) -> list[Route]:
     return list(Route.objects.filter(Q(stable=deployment) | Q(candidate=deployment)))

@@ -11,7 +11,7 @@ import logging
 import os
 import socket
 import threading
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from django.conf import settings
@@ -21,6 +21,8 @@ from django.utils import timezone
 
 from deploypipe.core import audit, events
 from deploypipe.core.errors import ConcurrentChange, RouterError
+from registry.lifecycle import Stage
+from registry.models import ModelVersion
 from rollouts import actions, monitor, plan, routing, servers
 from rollouts.backends import gates
 from rollouts.events import RolloutChanged, RolloutEnded, RolloutSaid
@@ -51,21 +53,33 @@ def reconcile(rollout_id: int, *, by: str | None = None) -> bool:
             worked = True
     except ConcurrentChange:
         worked = True  # a person or another worker was first; the next pass reads what they did
+    except Exception as error:
+        logger.exception("rollout %s could not be brought forward", rollout_id)
+        _say_fault(rollout_id, lease, error)
     finally:
         Rollout.objects.filter(pk=rollout_id, fence=lease).update(lease_until=None)
     return worked
 
 
 def _take_lease(rollout_id: int, by: str) -> int | None:
-    """The fencing token, or None while somebody else holds the rollout."""
+    """The fencing token; None while somebody else holds the rollout, and where it has ended."""
     now = timezone.now()
     free = Q(lease_until=None) | Q(lease_until__lt=now) | Q(lease_owner=by)
-    taken = Rollout.objects.filter(free, pk=rollout_id).update(
-        lease_owner=by, lease_until=now + timedelta(seconds=settings.LEASE_SECONDS), fence=F("fence") + 1
+    taken = (
+        Rollout.objects.active()
+        .filter(free, pk=rollout_id)
+        .update(lease_owner=by, lease_until=now + timedelta(seconds=settings.LEASE_SECONDS), fence=F("fence") + 1)
     )
     if not taken:
         return None
     return Rollout.objects.values_list("fence", flat=True).get(pk=rollout_id)
+
+
+def _say_fault(rollout_id: int, fence: int, error: Exception) -> None:
+    """A fault of ours must be seen on the page, not in a log alone; traffic stays as it is, and the next pass tries."""
+    Rollout.objects.active().filter(pk=rollout_id, fence=fence).update(
+        sentence=f"The next step failed and is tried again: {type(error).__name__}: {error}", problem=True
+    )
 
 
 def _once(rollout_id: int, fence: int) -> bool:
@@ -78,9 +92,9 @@ def _once(rollout_id: int, fence: int) -> bool:
     )
     if rollout.state in ENDED:
         return False
-    Rollout.objects.filter(pk=rollout_id, fence=fence).update(
-        lease_until=timezone.now() + timedelta(seconds=settings.LEASE_SECONDS)
-    )
+    until = timezone.now() + timedelta(seconds=settings.LEASE_SECONDS)
+    if not Rollout.objects.filter(pk=rollout_id, fence=fence).update(lease_until=until):
+        raise ConcurrentChange(f"Another worker has taken over {rollout}.")
     _look_at_servers(rollout)
     snapshot = observe(rollout)
     action = plan.decide(snapshot)
@@ -92,7 +106,6 @@ def _look_at_servers(rollout: Rollout) -> None:
     for deployment in (rollout.candidate, rollout.previous):
         if deployment is not None:
             servers.converge(deployment, timezone.now())
-            deployment.refresh_from_db()
 
 
 def observe(rollout: Rollout) -> plan.Snapshot:
@@ -100,30 +113,30 @@ def observe(rollout: Rollout) -> plan.Snapshot:
     now = timezone.now()
     route = _route(rollout)
     look = monitor.look(rollout, now)
-    steps = rollout.plan
-    finding = look.step
     step_row = next((row for row in rollout.steps.all() if row.index == rollout.step_index), None)
-    if rollout.state is Status.PROGRESSING and step_row and (gate := gates.get(step_row.kind)):
-        finding = gate.judge(rollout, rollout.step_index, now=now, seconds=rollout.seconds_since(rollout.step_at, now))
+    installed, write_problem = _in_force(route, rollout)
     return plan.Snapshot(
         status=rollout.state,
         purpose=Purpose(rollout.purpose),
-        steps=steps,
+        steps=rollout.plan,
         step_index=rollout.step_index,
         step_seconds=rollout.seconds_since(rollout.step_at, now),
         phase_seconds=rollout.seconds_since(rollout.phase_at, now),
         candidate=rollout.candidate.view if rollout.candidate else _NOT_YET,
         stage=rollout.version.stage,
-        stage_sentence=rollout.version.qa_sentence or f"{rollout.version} is {rollout.version.stage}.",
+        stage_sentence=_stage_sentence(rollout.version),
         needs_approval=rollout.environment.protected,
+        must_be_watched=rollout.version.must_be_watched,
         weight=_set_weight(route, rollout),
-        installed_weight=_installed_weight(route, rollout),
-        has_previous=rollout.previous is not None,
+        installed_weight=installed,
+        write_problem=write_problem,
+        route_seconds=(now - route.changed_at).total_seconds() if route else 0.0,
         previous=rollout.previous.view if rollout.previous else None,
+        candidate_is_stable=bool(route and route.stable_id and route.stable_id == rollout.candidate_id),
         route_restored=route is None
         or (route.stable_id == rollout.previous_id and route.candidate_id != rollout.candidate_id),
         guard=look.guard,
-        step_finding=finding,
+        step_finding=_gates_word(rollout, step_row, now) or look.step,
         step_approved=bool(step_row and step_row.approved_by_id),
         paused=rollout.paused_at is not None,
         promote=rollout.promote,
@@ -133,6 +146,19 @@ def observe(rollout: Rollout) -> plan.Snapshot:
 
 
 _NOT_YET = plan.ServerView(False, False, None, "it has not been asked for yet.")
+
+
+def _stage_sentence(version: ModelVersion) -> str:
+    """The examination's word where the examination decided the stage."""
+    if version.stage in (Stage.SUSPENDED, Stage.REFUSED, Stage.RETIRED) or not version.qa_sentence:
+        return f"{version} is {version.stage}."
+    return version.qa_sentence
+
+
+def _gates_word(rollout: Rollout, step: RolloutStep | None, now: datetime) -> plan.Finding | None:
+    if rollout.state is not Status.PROGRESSING or step is None or (gate := gates.get(step.kind)) is None:
+        return None
+    return gate.judge(rollout, step.index, now=now, seconds=rollout.seconds_since(rollout.step_at, now))
 
 
 def _route(rollout: Rollout) -> Route | None:
@@ -147,14 +173,28 @@ def _set_weight(route: Route | None, rollout: Rollout) -> int:
     return route.weight if route and route.candidate_id and route.candidate_id == rollout.candidate_id else 0
 
 
-def _installed_weight(route: Route | None, rollout: Rollout) -> int | None:
+def _in_force(route: Route | None, rollout: Rollout) -> tuple[int | None, str]:
+    """The candidate's weight as the data plane says, None when it does not answer; and why it cannot be put right.
+
+    Where it is not what the rows say (a write failed or was cut off by a crash, somebody edited it), it is written
+    anew.
+    """
     if route is None or rollout.candidate is None:
-        return 0
+        return 0, ""
+    router = rollout.environment.router
     try:
-        return routing.installed_share(routing.installed(rollout.environment.router), route, rollout.candidate)
+        weight = routing.installed_share(routing.installed(router), route, rollout.candidate)
     except RouterError as error:
         logger.warning("%s: %s", rollout, error.message)
-        return None
+        return None, ""
+    if weight == _set_weight(route, rollout):
+        return weight, ""
+    try:
+        routing.write(router)
+        return routing.installed_share(routing.installed(router), route, rollout.candidate), ""
+    except RouterError as error:
+        logger.warning("%s: %s", rollout, error.message)
+        return weight, error.message
 
 
 class _Step:
@@ -193,10 +233,16 @@ class _Step:
             events.announce(RolloutSaid(self.rollout.pk))
         return False
 
-    def _update(self, **changes: Any) -> None:
-        """Where the rollout is still as it was seen and the lease still ours."""
+    @property
+    def _as_seen(self) -> dict[str, Any]:
+        """The lease is still ours, and no person has paused it or asked for anything since the decision was taken."""
         rollout = self.rollout
-        where = {"status": rollout.status, "step_index": rollout.step_index, "fence": self.fence}
+        return {"fence": self.fence, "paused_at": rollout.paused_at, "promote": rollout.promote}
+
+    def _update(self, **changes: Any) -> None:
+        """Where the rollout is still as it was seen."""
+        rollout = self.rollout
+        where = {"status": rollout.status, "step_index": rollout.step_index, **self._as_seen}
         if not Rollout.objects.filter(pk=rollout.pk, **where).update(**changes):
             raise ConcurrentChange(f"{rollout} was changed at the same moment.")
         for name, value in changes.items():
@@ -210,15 +256,17 @@ class _Step:
         ended = self.rollout.LIFECYCLE.next(self.rollout.state, verb) in ENDED
         self.rollout.advance(
             verb,
-            where={"fence": self.fence},
-            sentence=sentence,
-            problem=False,
-            promote="",
-            phase_at=self.now,
-            step_at=self.now,
-            paused_seconds=0,
-            ended_at=self.now if ended else None,
-            **changes,
+            where=self._as_seen,
+            **{
+                "sentence": sentence,
+                "problem": False,
+                "promote": "",
+                "phase_at": self.now,
+                "step_at": self.now,
+                "paused_seconds": 0,
+                "ended_at": self.now if ended else None,
+                **changes,
+            },
         )
         audit.record(
             None,
@@ -241,18 +289,25 @@ class _Step:
                     self._advance(verb, sentence)
                     self._enter_step(0)
                 case "steps_done" | "conclude":
-                    rest = self.rollout.steps.filter(index__gte=self.rollout.step_index)
-                    rest.update(status=StepStatus.SKIPPED, ended_at=self.now, sentence=sentence)
-                    self._leave_gates()
                     self._advance(verb, sentence)
+                    self._skip_rest(sentence)
                 case "cancel":
                     self._advance(verb, sentence, reason=sentence)
+                    self._skip_rest(sentence)
+                case "keep":
+                    self._let_go(self.rollout.previous)
+                    self._advance(verb, sentence, problem=True)
                 case "rolled_back" | "concluded":
                     self._let_go(self.rollout.candidate)
                     self._take_off_route()
                     self._advance(verb, sentence)
                 case _:
                     self._advance(verb, sentence)
+
+    def _skip_rest(self, sentence: str) -> None:
+        rest = self.rollout.steps.filter(index__gte=self.rollout.step_index)
+        rest.update(status=StepStatus.SKIPPED, ended_at=self.now, sentence=sentence)
+        actions.leave_gates(self.rollout, now=self.now)
 
     def _begin(self, sentence: str) -> None:
         """From here on there is a server: the row that asks for it, and what a rollback will go back to."""
@@ -287,7 +342,7 @@ class _Step:
                 status=status, ended_at=self.now, sentence=sentence
             )
             if skipped:
-                self._leave_gates()
+                actions.leave_gates(self.rollout, now=self.now, only_current=True)
             audit.record(
                 None,
                 "rollout.step_skipped" if skipped else "rollout.step_done",
@@ -302,15 +357,9 @@ class _Step:
             self._enter_step(index + 1)
             self._announce()
 
-    def _leave_gates(self) -> None:
-        step = next((row for row in self.rollout.steps.all() if row.index == self.rollout.step_index), None)
-        if step and (gate := gates.get(step.kind)):
-            gate.end(self.rollout, step.index, now=self.now)
-
     def _abort(self, sentence: str, cause: Any) -> None:
         with transaction.atomic():
             self._update(sentence=sentence)
-            self._leave_gates()
             actions.turn_back(self.rollout, actor=None, reason=sentence, cause=cause)
 
     def _route(self, changes: dict[str, Any], verb: str, sentence: str) -> None:
@@ -327,7 +376,8 @@ class _Step:
             if "candidate" in changes and changes["candidate"] and route.candidate_id != changes["candidate"].pk:
                 changes["salt"] = routing.new_salt()
             # Naming the lease and the step in the same transaction: an old reconciler cannot move traffic any more.
-            self._update(sentence=sentence, problem=False, traffic_from=self.rollout.traffic_from or self.now)
+            begun = {"traffic_from": self.rollout.traffic_from or self.now} if changes["weight"] else {}
+            self._update(sentence=sentence, problem=False, **begun)
             Route.objects.filter(pk=route.pk, generation=route.generation).update(
                 generation=F("generation") + 1, changed_at=self.now, **changes
             )
@@ -340,10 +390,8 @@ class _Step:
         try:
             routing.write(self.rollout.environment.router)
         except RouterError as error:
-            # The row stands; every pass writes it again until the data plane takes it.
+            # The row stands: every look writes it again until the data plane takes it, and says why it does not.
             logger.warning("%s: %s", self.rollout, error.message)
-            Rollout.objects.filter(pk=self.rollout.pk, fence=self.fence).update(sentence=error.message, problem=True)
-            raise ConcurrentChange(error.message) from error
 
     def _restore(self, sentence: str) -> None:
         self._route({"stable": self.rollout.previous, "candidate": None, "weight": 0}, "rollout.restore", sentence)

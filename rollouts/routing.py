@@ -9,8 +9,10 @@ from contextlib import contextmanager
 
 from django.conf import settings
 
+from deploypipe.core.errors import RouterError
 from rollouts.backends import routers
 from rollouts.models import Deployment, Desired, Environment, Route
+from rollouts.targets.base import Phase
 from rollouts.traffic.base import TOTAL_WEIGHT, Backend, Installed, RouteTable
 
 
@@ -34,9 +36,10 @@ def tables(router: str) -> list[RouteTable]:
 def _table(route: Route, running: list[Deployment]) -> RouteTable:
     """The candidate first, then the stable version, then what is only warm: it drains, or waits for a rollback.
 
-    A share that cannot be given (its server has no address) goes to the other version, never nowhere.
+    A share that cannot be given (its server is not ready) goes to the other version, never nowhere.
     """
-    shares = _shares(route, {deployment.pk for deployment in running})
+    ready = {deployment.pk for deployment in running if deployment.phase == Phase.READY}
+    shares = _shares(route, ready) or _shares(route, {deployment.pk for deployment in running})
     order = {route.candidate_id: 0, route.stable_id: 1}
     running = sorted(running, key=lambda deployment: order.get(deployment.pk, 2))
     backends = tuple(Backend(d.name, d.address, shares.get(d.pk, 0)) for d in running)
@@ -66,15 +69,26 @@ def write(router: str) -> str:
 
 
 def write_all() -> None:
-    for router in Environment.objects.values_list("router", flat=True).distinct():
-        write(router)
+    """Every router, also where another one fails. Raises the last RouterError."""
+    problem: RouterError | None = None
+    for router in Environment.objects.order_by("router").values_list("router", flat=True).distinct():
+        try:
+            write(router)
+        except RouterError as error:
+            problem = error
+    if problem is not None:
+        raise problem
 
 
 @contextmanager
 def _lock(router: str) -> Iterator[None]:
     folder = settings.VAR_DIR / "locks"
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / f"router-{router}").open("w") as file:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / f"router-{router}").open("a")
+    except OSError as error:
+        raise RouterError(f"The routes could not be written: {folder}: {error.strerror or error}.") from error
+    with file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 

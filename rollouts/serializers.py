@@ -41,7 +41,7 @@ class RolloutOut(serializers.ModelSerializer[Rollout]):
     requested_by = serializers.CharField(source="requested_by.username", default=None)
     previous_version = serializers.IntegerField(source="previous.version.number", default=None)
     steps = StepOut(many=True)
-    paused = serializers.BooleanField(source="paused_at")
+    paused = serializers.BooleanField(source="is_paused")
 
     class Meta:
         model = Rollout

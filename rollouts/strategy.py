@@ -101,7 +101,7 @@ def _step(item: Any, place: str, gates: Collection[str]) -> Step:
 def _percent(value: Any, place: str) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 100:
         raise StrategyError({place: f"{value!r} is not usable: give a percentage from 0 to 100"})
-    if round(value * TOTAL_WEIGHT / 100) != value * TOTAL_WEIGHT / 100:
+    if round(value, 2) != value:
         raise StrategyError({place: f"{value!r} is too fine: hundredths of a percent are the finest share"})
     return float(value)
 
@@ -130,13 +130,13 @@ def _analysis(settings: Mapping[str, Any], place: str) -> dict[str, Any]:
 
 def _order_faults(steps: Sequence[Step]) -> dict[str, str]:
     weights = [(i, step.weight) for i, step in enumerate(steps) if step.kind == SET_WEIGHT]
-    if not weights:
-        return {"steps": "no step sets a weight: the candidate would get no traffic before it is promoted"}
-    first = weights[0][0]
-    early = [i for i, step in enumerate(steps[:first]) if step.kind not in (PAUSE, APPROVAL)]
+    first = next((i for i, weight in weights if weight), None)
+    if first is None:
+        return {"steps": "no step sets a weight above 0: the candidate would get no traffic before it is promoted"}
+    early = [i for i, step in enumerate(steps[:first]) if step.kind not in (SET_WEIGHT, PAUSE, APPROVAL)]
     if early:
         place = f"steps[{early[0]}].{steps[early[0]].kind}"
-        return {place: "comes before the first setWeight: without traffic there is nothing to judge"}
+        return {place: "comes before the first setWeight above 0: without traffic there is nothing to judge"}
     for (_, before), (i, weight) in pairwise(weights):
         if weight < before:
             return {f"steps[{i}].setWeight": "is less than the step before: a rollout goes up, a rollback goes down"}

@@ -29,8 +29,8 @@ def read_records() -> None:
 @shared_task
 def servers_due() -> None:
     now = timezone.now()
-    for deployment in Deployment.objects.kept().select_related("environment", "version__model"):
-        servers.converge(deployment, now)
+    if servers.converge_all(now):
+        _write_routes()  # at once: traffic leaves a server that died, and comes back to one that is ready again
     servers.stop_idle(now)
     servers.stop_strays()
 
@@ -50,12 +50,16 @@ def check_health(deployment_id: int) -> None:
 @shared_task
 def rollouts_due() -> None:
     """Also writes every route anew: where somebody edited the data plane behind our back, this puts it right."""
+    _write_routes()
+    for pk in reconcile.due():
+        bring_forward.apply_async((pk,), expires=STALE_SECONDS)
+
+
+def _write_routes() -> None:
     try:
         routing.write_all()
     except BackendError as error:
         logger.warning("routes were not written: %s", error.message)
-    for pk in reconcile.due():
-        bring_forward.apply_async((pk,), expires=STALE_SECONDS)
 
 
 @shared_task

@@ -7,8 +7,8 @@ from django.http import Http404, HttpResponse, JsonResponse
 from django.shortcuts import get_object_or_404, redirect, render
 
 from deploypipe.core import roles
-from deploypipe.core.errors import DomainError, Forbidden, Invalid
-from deploypipe.core.pages import Request, answer, curl, explain, form_page, page, paged, verb
+from deploypipe.core.errors import Invalid
+from deploypipe.core.pages import Request, answer, attempt, curl, form_page, page, paged, verb
 from registry.models import ModelVersion, RegisteredModel
 from rollouts import actions, charts, pages
 from rollouts.forms import ReasonForm, RolloutForm
@@ -44,21 +44,15 @@ def rollout_list(request: Request) -> HttpResponse:
 @form_page
 def rollout_new(request: Request) -> HttpResponse:
     form = RolloutForm(request.POST or None, initial={"version": request.GET.get("version")})
-    status = 200
-    if request.method == "POST" and form.is_valid():
-        try:
-            rollout = actions.request(actor=request.user, **form.cleaned_data)
-        except Forbidden:
-            raise
-        except DomainError as error:
-            explain(form, error, {"steps": "strategy"})
-            status = error.status
-        else:
-            messages.success(request, f"{rollout.version} is on its way to {rollout.environment}.")
-            return redirect("rollout-detail", rollout.pk)
+    asked = attempt(
+        request, form, lambda: actions.request(actor=request.user, **form.cleaned_data), {"steps": "strategy"}
+    )
+    if rollout := asked.result:
+        messages.success(request, f"{rollout.version} is on its way to {rollout.environment}.")
+        return redirect("rollout-detail", rollout.pk)
     context = {"form": form, "strategies": pages.strategies(), "chosen": form["strategy"].value()}
     context["may_not"] = roles.refusal(request.user, "rollouts.request")
-    return render(request, "rollouts/new.html", context, status=status)
+    return render(request, "rollouts/new.html", context, status=asked.status)
 
 
 @page

@@ -16,6 +16,7 @@ from registry.models import ModelVersion, RegisteredModel
 from rollouts.backends import routers, targets
 from rollouts.targets.memory import MemoryTarget
 from rollouts.traffic.memory import MemoryRouter
+from tests.product import Product
 
 PASSWORD = "correct horse battery staple"
 
@@ -88,3 +89,19 @@ def router() -> Iterator[MemoryRouter]:
     routers.replace("envoy", memory)
     yield memory
     routers.forget()
+
+
+@pytest.fixture(scope="session")
+def product(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Product]:
+    """A real one, with version 1 live. One for all tests that need it: what a test begins, it also ends."""
+    running = Product(tmp_path_factory.mktemp("product"))
+    try:
+        assert running.ended(running.rollout(running.approved()))["status"] == "succeeded"
+        yield running
+    finally:
+        running.api.close()
+        if running.stage.process is not None and running.stage.process.poll() is None:
+            left = running.stage.stop()
+            assert not left, left
+        for process in running.stage.tree():
+            process.kill()

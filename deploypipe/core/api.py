@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from django.contrib.auth.models import User
-from django.core.exceptions import PermissionDenied
 from django.http import Http404
 from rest_framework import exceptions, serializers
 from rest_framework.pagination import CursorPagination
@@ -15,8 +14,11 @@ from rest_framework.response import Response
 from rest_framework.views import APIView, set_rollback
 from rest_framework.views import exception_handler as drf_exception_handler
 
-from deploypipe.core import roles
-from deploypipe.core.errors import DomainError, Forbidden, Invalid
+from deploypipe.core import plain, roles
+from deploypipe.core.errors import BackendError, DomainError, Forbidden, Invalid
+
+LONGEST_KEY = 100
+NOTHING = "There is nothing at this address. Addresses of the API end with a slash."
 
 
 class Pages(CursorPagination):
@@ -24,6 +26,12 @@ class Pages(CursorPagination):
     page_size_query_param = "limit"
     max_page_size = 500
     ordering = "-pk"
+
+    def paginate_queryset(self, queryset: Any, request: Request, view: Any = None) -> list[Any] | None:
+        try:
+            return super().paginate_queryset(queryset, request, view)
+        except ValueError:  # a cursor that somebody wrote by hand
+            raise exceptions.NotFound("Invalid cursor") from None
 
 
 class MayView(BasePermission):
@@ -49,17 +57,29 @@ def read(serializer: type[serializers.Serializer[Any]], request: Request) -> dic
     if unknown:
         known = ", ".join(sorted(shape.fields))
         raise Invalid("Unknown field.", fields=dict.fromkeys(unknown, f"is not a field here; there are: {known}"))
+    if wrong := dict(plain.faults(request.data)):
+        raise Invalid("Some values cannot be kept.", fields=wrong)
     if not shape.is_valid():
         raise Invalid("Some fields are wrong.", fields=_flatten(shape.errors))
     values: dict[str, Any] = shape.validated_data
     return values
 
 
+def request_key(request: Request) -> str | None:
+    """The caller's Idempotency-Key, by which a repeated request is known."""
+    key = request.headers.get("Idempotency-Key", "").strip()
+    if len(key) > LONGEST_KEY or not key.isprintable():
+        right = f"give at most {LONGEST_KEY} printable characters"
+        raise Invalid("The Idempotency-Key is not usable.", fields={"Idempotency-Key": right})
+    return key or None
+
+
 def _flatten(errors: Any, prefix: str = "") -> dict[str, str]:
     if isinstance(errors, dict):
         flat: dict[str, str] = {}
         for name, below in errors.items():
-            flat |= _flatten(below, f"{prefix}.{name}" if prefix else str(name))
+            here = f"[{name}]" if isinstance(name, int) else f".{name}"
+            flat |= _flatten(below, f"{prefix}{here}" if prefix else str(name))
         return flat
     if isinstance(errors, list) and any(isinstance(item, dict) for item in errors):
         flat = {}
@@ -72,24 +92,40 @@ def _flatten(errors: Any, prefix: str = "") -> dict[str, str]:
 def exception_handler(error: Exception, context: dict[str, Any]) -> Response | None:
     if isinstance(error, DomainError):
         set_rollback()
-        return _answer(error.status, error.code, error.message, error.fields)
+        return Response(error.to_json(), status=error.status)
+    if isinstance(error, BackendError):
+        set_rollback()
+        return _answer(503, "backend", error.message)
     if isinstance(error, Http404):
-        return _answer(404, "not_found", str(error) or "There is nothing at this address.")
-    if isinstance(error, PermissionDenied):
-        return _answer(403, "forbidden", "You may not do this.")
+        return _answer(404, "not_found", NOTHING)
     response = drf_exception_handler(error, context)
-    if response is None or not isinstance(error, exceptions.APIException):
-        return response
-    shaped = _answer(response.status_code, error.default_code, _sentence(error))
+    if response is None:
+        return None
+    api_error = error if isinstance(error, exceptions.APIException) else exceptions.PermissionDenied()
+    shaped = _answer(response.status_code, _code(api_error), _sentence(api_error))
     for header in ("WWW-Authenticate", "Retry-After", "Allow"):
         if header in response.headers:
             shaped[header] = response.headers[header]
     return shaped
 
 
+def _code(error: exceptions.APIException) -> str:
+    return Forbidden.code if isinstance(error, exceptions.PermissionDenied) else error.default_code
+
+
 def _sentence(error: exceptions.APIException) -> str:
     return str(error.detail) if isinstance(error.detail, str) else "; ".join(_flatten(error.detail).values())
 
 
-def _answer(status: int, code: str, message: str, fields: dict[str, str] | None = None) -> Response:
-    return Response({"code": code, "message": message, "fields": fields or {}}, status=status)
+def _answer(status: int, code: str, message: str) -> Response:
+    return Response({"code": code, "message": message, "fields": {}}, status=status)
+
+
+class Nothing(APIView):
+    """Answers at every address of the API that is none, in the API's own shape."""
+
+    permission_classes = []
+    authentication_classes = []
+
+    def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
+        raise Http404

@@ -6,16 +6,20 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from datetime import UTC
 from typing import TYPE_CHECKING, Any
 
 from django.db import models, transaction
 from django.utils import timezone
 
 from deploypipe.core.models import AuditEntry, AuditHead
+from deploypipe.core.plain import plain, text
+from deploypipe.core.secrets import hide
 
 if TYPE_CHECKING:
     from django.contrib.auth.models import User
 
+START = "0" * 64
 SYSTEM = "deploypipe"
 """The actor's name where no person decided: a verdict, a health check, a deadline."""
 
@@ -29,7 +33,10 @@ def record(
     after: Mapping[str, Any] | None = None,
     reason: str = "",
 ) -> AuditEntry:
-    """Add an entry. Must be called inside the transaction that makes the change it speaks of."""
+    """Add an entry. Must be called inside the transaction that makes the change it speaks of.
+
+    What is kept is what every database gives back unchanged, without our secrets: a reason may end with a server's log.
+    """
     connection = transaction.get_connection()
     if not connection.in_atomic_block:
         raise RuntimeError("audit.record outside of a transaction: the change and its entry could part ways")
@@ -41,10 +48,10 @@ def record(
         verb=verb,
         object_type=subject._meta.label_lower,
         object_id=str(subject.pk),
-        object_label=str(subject)[:200],
-        before=dict(before or {}),
-        after=dict(after or {}),
-        reason=reason,
+        object_label=text(str(subject))[:200],
+        before=plain(hide(before or {})),
+        after=plain(hide(after or {})),
+        reason=text(hide(reason)),
         previous_hash=head.hash,
     )
     entry.hash = digest(entry)
@@ -56,7 +63,7 @@ def record(
 def digest(entry: AuditEntry) -> str:
     said = {
         "sequence": entry.sequence,
-        "at": entry.at.isoformat(),
+        "at": entry.at.astimezone(UTC).isoformat(timespec="microseconds"),
         "actor": entry.actor,
         "verb": entry.verb,
         "object": [entry.object_type, entry.object_id, entry.object_label],
@@ -76,24 +83,41 @@ class Fault:
 
 
 def verify() -> Iterator[Fault]:
-    """Walk the whole chain and yield each place where it is broken: changed, missing, or cut off at the end."""
-    expected_sequence, previous = 1, "0" * 64
-    for entry in AuditEntry.objects.order_by("sequence").iterator(chunk_size=1000):
-        if entry.sequence != expected_sequence:
-            missing = f"{expected_sequence}" + (
-                f" to {entry.sequence - 1}" if entry.sequence - 1 > expected_sequence else ""
-            )
-            yield Fault(expected_sequence, f"Entry {missing} is missing.")
-        elif entry.previous_hash != previous:
-            yield Fault(entry.sequence, f"Entry {entry.sequence} does not continue the entry before it.")
-        if digest(entry) != entry.hash:
-            yield Fault(entry.sequence, f"Entry {entry.sequence} was changed after it was written.")
-        expected_sequence, previous = entry.sequence + 1, entry.hash
-    head = AuditHead.objects.filter(pk=1).first()
+    """Walk the whole chain and yield each place where it is broken: changed, missing, or cut off at the end.
+
+    It may go on growing meanwhile: the end is read after the walk, and what is new by then is walked too.
+    """
+    end, previous, head = 0, START, _head()
+    while True:
+        known = head.sequence if head else 0
+        for entry in AuditEntry.objects.filter(sequence__gt=end).order_by("sequence").iterator(chunk_size=1000):
+            yield from _faults(entry, end + 1, previous)
+            end, previous = entry.sequence, entry.hash
+        head = _head()
+        if head is None or head.sequence in (end, known):
+            yield from _faults_at_end(head, end, previous)
+            return
+
+
+def _head() -> AuditHead | None:
+    return AuditHead.objects.filter(pk=1).first()
+
+
+def _faults(entry: AuditEntry, expected: int, previous: str) -> Iterator[Fault]:
+    if entry.sequence != expected:
+        upto = f" to {entry.sequence - 1}" if entry.sequence - 1 > expected else ""
+        yield Fault(expected, f"Entry {expected}{upto} is missing.")
+    elif entry.previous_hash != previous:
+        yield Fault(entry.sequence, f"Entry {entry.sequence} does not continue the entry before it.")
+    if digest(entry) != entry.hash:
+        yield Fault(entry.sequence, f"Entry {entry.sequence} was changed after it was written.")
+
+
+def _faults_at_end(head: AuditHead | None, end: int, last: str) -> Iterator[Fault]:
     if head is None:
-        if expected_sequence > 1:
+        if end:
             yield Fault(0, "The end of the chain is not recorded any more.")
-    elif head.sequence != expected_sequence - 1:
-        yield Fault(expected_sequence, f"The chain ends at {expected_sequence - 1} but {head.sequence} were written.")
-    elif head.hash != previous:
-        yield Fault(head.sequence, "The last entry is not the one that was written last.")
+    elif head.sequence != end:
+        yield Fault(end + 1, f"The chain ends at {end} but {head.sequence} were written.")
+    elif head.hash != last:
+        yield Fault(end, "The last entry is not the one that was written last.")

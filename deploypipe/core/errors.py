@@ -17,6 +17,7 @@ DeploypipeError
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 
 class DeploypipeError(Exception):
@@ -31,6 +32,9 @@ class DomainError(DeploypipeError):
         super().__init__(message)
         self.message = message
         self.fields: dict[str, str] = dict(fields or {})
+
+    def to_json(self) -> dict[str, Any]:
+        return {"code": self.code, "message": self.message, "fields": self.fields}
 
 
 class Forbidden(DomainError):

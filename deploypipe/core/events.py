@@ -31,12 +31,16 @@ def subscribe(kind: type[E], listener: Callable[[E], None]) -> None:
         _subscribers[kind].append(listener)
 
 
+def unsubscribe(kind: type[E], listener: Callable[[E], None]) -> None:
+    _subscribers[kind].remove(listener)
+
+
 def announce(event: Event) -> None:
     transaction.on_commit(lambda: _tell(event))
 
 
 def _tell(event: Event) -> None:
-    for listener in _subscribers[type(event)]:
+    for listener in list(_subscribers[type(event)]):
         try:
             listener(event)
         except Exception:

@@ -28,12 +28,20 @@ class Lifecycle(Generic[S]):
         """Why the verb is not possible in this state, as a sentence; None where it is possible."""
         if verb in self.table[state]:
             return None
-        possible = ", ".join(sorted(self.table[state])) or "nothing; it has ended"
+        possible = ", ".join(sorted(verb.replace("_", " ") for verb in self.table[state])) or "nothing; it has ended"
         word = verb.replace("_", " ")
         return f"This {self.noun} is {state.value.replace('_', ' ')}: it cannot {word} now. Possible: {possible}."
 
     def is_terminal(self, state: S) -> bool:
         return not self.table[state]
+
+    def mermaid(self) -> str:
+        """The table as a Mermaid state diagram."""
+        lines = ["stateDiagram-v2", f"    [*] --> {next(iter(self.table)).value}"]
+        for state, verbs in self.table.items():
+            lines += [f"    {state.value} --> {to.value}: {verb.replace('_', ' ')}" for verb, to in verbs.items()]
+            lines += [] if verbs else [f"    {state.value} --> [*]"]
+        return "\n".join(lines)
 
     def active(self) -> list[S]:
         return [state for state in self.table if self.table[state]]

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import re
 import time
+from collections.abc import Coroutine
 from typing import Any, cast
 
 from asgiref.sync import async_to_sync
@@ -18,12 +19,13 @@ from deploypipe.core import roles
 
 logger = logging.getLogger(__name__)
 
-_TOPIC = re.compile(r"[a-z]+(-[a-z0-9]+)*\Z")
+_TOPIC = re.compile(r"(?=.{1,80}\Z)[a-z]+(-[a-z0-9]+)*\Z")
+"""Short enough for a group's name, which has at most 99 characters."""
 TOPICS_PER_PAGE = 50
 _web_loop: asyncio.AbstractEventLoop | None = None
 
 
-def serve_from(loop: asyncio.AbstractEventLoop) -> None:
+def serve_from(loop: asyncio.AbstractEventLoop | None) -> None:
     """The embedded default: the in-memory layer lives in the web loop, so other threads hand their messages to it."""
     global _web_loop
     _web_loop = loop
@@ -44,11 +46,24 @@ def _send(topic: str, body: dict[str, Any]) -> None:
     layer = get_channel_layer()
     if layer is None:
         return
+    telling = _told(layer, topic, message)
     try:
         if _web_loop is not None:
-            asyncio.run_coroutine_threadsafe(layer.group_send(_group(topic), message), _web_loop)
+            asyncio.run_coroutine_threadsafe(telling, _web_loop)
         else:
-            async_to_sync(layer.group_send)(_group(topic), message)
+            async_to_sync(_awaited)(telling)
+    except Exception:  # the loop has ended, or we are in one
+        telling.close()
+        logger.warning("live update for %s was not sent", topic, exc_info=True)
+
+
+async def _awaited(telling: Coroutine[Any, Any, None]) -> None:
+    await telling
+
+
+async def _told(layer: Any, topic: str, message: dict[str, Any]) -> None:
+    try:
+        await layer.group_send(_group(topic), message)
     except Exception:
         # A browser that misses a message heals itself by asking again; the decision that was being told must go on.
         logger.warning("live update for %s was not sent", topic, exc_info=True)
@@ -69,6 +84,9 @@ class LiveConsumer(AsyncJsonWebsocketConsumer):
             return
         await self.accept()
 
+    async def receive(self, text_data: str | None = None, bytes_data: bytes | None = None, **kwargs: Any) -> None:
+        await self.receive_json(await self.decode_json(text_data or ""))
+
     async def receive_json(self, content: Any, **kwargs: Any) -> None:
         wanted = content.get("subscribe") if isinstance(content, dict) else None
         if not isinstance(wanted, list) or not all(isinstance(t, str) and _TOPIC.match(t) for t in wanted):
@@ -84,7 +102,7 @@ class LiveConsumer(AsyncJsonWebsocketConsumer):
     async def decode_json(cls, text_data: str) -> Any:
         try:
             return await super().decode_json(text_data)
-        except ValueError:
+        except (ValueError, RecursionError):
             return None
 
     async def disconnect(self, code: int) -> None:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import wraps
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar, cast
 
 from django.contrib.auth.views import redirect_to_login
 from django.core.paginator import Page, Paginator
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from django.contrib.auth.models import User
 
 P = ParamSpec("P")
+T = TypeVar("T")
 M = TypeVar("M", bound=Model)
 
 PAGE_SIZE = 50
@@ -138,6 +139,29 @@ def explain(form: forms.Form, error: DomainError, names: Mapping[str, str] | Non
     for given, right in error.fields.items():
         name = (names or {}).get(given, given)
         form.add_error(name if name in form.fields else None, right if name in form.fields else f"{given}: {right}")
+
+
+@dataclass(frozen=True)
+class Attempt(Generic[T]):
+    result: T | None = None
+    status: int = 200
+
+
+def attempt(
+    request: Request, form: forms.Form, act: Callable[[], T], names: Mapping[str, str] | None = None
+) -> Attempt[T]:
+    """Do what a posted form asks for; where it is refused, the form says why."""
+    if request.method != "POST":
+        return Attempt()
+    if not form.is_valid():
+        return Attempt(status=422)
+    try:
+        return Attempt(act())
+    except Forbidden:
+        raise
+    except DomainError as error:
+        explain(form, error, names)
+        return Attempt(status=error.status)
 
 
 # --- History ----------------------------------------------------------------------------------------------------------

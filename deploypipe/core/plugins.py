@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any, Generic, TypeVar
 
@@ -61,11 +62,13 @@ class Backends(Generic[T]):
     def __init__(self, setting: str) -> None:
         self._setting = setting
         self._made: dict[str, T] = {}
+        self._lock = threading.RLock()
 
     def __getitem__(self, alias: str) -> T:
-        if alias not in self._made:
-            self._made[alias] = self._make(alias)
-        return self._made[alias]
+        with self._lock:  # of two threads that ask first, both get the same instance
+            if alias not in self._made:
+                self._made[alias] = self._make(alias)
+            return self._made[alias]
 
     def aliases(self) -> list[str]:
         return sorted(getattr(settings, self._setting))

@@ -17,7 +17,7 @@ def backends_can_be_imported(app_configs: Sequence[Any] | None, **kwargs: Any) -
         for alias, configured in getattr(settings, setting).items():
             try:
                 import_string(configured["BACKEND"])
-            except (ImportError, KeyError) as error:
+            except Exception as error:  # whatever a module raises while it is imported
                 hint = 'Give BACKEND the dotted path of a class, such as "rollouts.targets.local.LocalTarget".'
                 found.append(Error(f"{setting}[{alias!r}] names no back end: {error}", hint=hint, id="deploypipe.E001"))
     return found
@@ -30,6 +30,14 @@ def ports_differ(app_configs: Sequence[Any] | None, **kwargs: Any) -> list[Check
         return []
     hint = "Set DEPLOYPIPE_WEB_PORT, DEPLOYPIPE_GATEWAY_PORT and DEPLOYPIPE_GATEWAY_ADMIN_PORT to different ports."
     return [Error(f"Two services would listen on the same port: {ports}.", hint=hint, id="deploypipe.E002")]
+
+
+@register()
+def examinations_leave_workers(app_configs: Sequence[Any] | None, **kwargs: Any) -> list[CheckMessage]:
+    if settings.EXAMINATIONS_AT_ONCE <= settings.WORKER_THREADS - 2:
+        return []
+    hint = "Set DEPLOYPIPE_EXAMINATIONS_AT_ONCE to at least two less than DEPLOYPIPE_WORKER_THREADS."
+    return [Error("Examinations could hold every worker: rollouts would stand still.", hint=hint, id="deploypipe.E003")]
 
 
 @register(Tags.security, deploy=True)

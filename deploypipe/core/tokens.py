@@ -6,22 +6,32 @@ import hashlib
 import secrets
 from typing import TYPE_CHECKING
 
+from django.db import transaction
 from rest_framework.authentication import BaseAuthentication, get_authorization_header
 from rest_framework.exceptions import AuthenticationFailed
 from rest_framework.request import Request
 
+from deploypipe.core import audit
+from deploypipe.core.errors import Invalid
 from deploypipe.core.models import ApiToken
 
 if TYPE_CHECKING:
     from django.contrib.auth.models import User
 
 PREFIX = "dp_"
+LONGEST_NAME = 100
 
 
+@transaction.atomic
 def issue(user: User, *, name: str) -> str:
     """A new key; this is the only time that it is seen."""
+    if not user.is_active:
+        raise Invalid("The account is switched off.", fields={"user": "give one that can sign in"})
+    if not 0 < len(name.strip()) <= LONGEST_NAME:
+        raise Invalid("The token needs a name.", fields={"name": f"give 1 to {LONGEST_NAME} characters"})
     key = PREFIX + secrets.token_urlsafe(32)
-    ApiToken.objects.create(user=user, name=name, digest=_digest(key))
+    token = ApiToken.objects.create(user=user, name=name.strip(), digest=_digest(key))
+    audit.record(None, "token.issued", token, after={"user": user.get_username(), "name": token.name})
     return key
 
 

@@ -20,6 +20,7 @@ POLICY = (
     "connect-src 'self'; object-src 'none'; base-uri 'none'; frame-ancestors 'none'; form-action 'self'"
 )
 
+LONGEST_TOAST = 500
 Answer = Callable[[HttpRequest], HttpResponse]
 
 
@@ -31,6 +32,19 @@ class ContentSecurityPolicy:
         response = self.get_response(request)
         response.headers.setdefault("Content-Security-Policy", POLICY)
         return response
+
+
+class NoZeroCharacters:
+    """No address of ours holds one, and PostgreSQL fails on them where SQLite does not: refused in one place."""
+
+    def __init__(self, get_response: Answer) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        if "\0" in request.path or "%00" in request.META.get("QUERY_STRING", ""):
+            answer = {"code": "invalid", "message": "The address holds a zero character.", "fields": {}}
+            return JsonResponse(answer, status=400)
+        return self.get_response(request)
 
 
 class DomainErrors:
@@ -46,10 +60,13 @@ class DomainErrors:
         if not isinstance(error, DomainError):
             return None
         if request.headers.get("HX-Request"):
-            answer = {"code": error.code, "message": error.message, "fields": error.fields}
-            return JsonResponse(answer, status=error.status, headers={"HX-Trigger": json.dumps({"refused": answer})})
+            answer = error.to_json()
+            # A sentence may end with a server's log, and proxies take a few kilobytes of headers.
+            short = json.dumps({"refused": {**answer, "message": error.message[:LONGEST_TOAST], "fields": {}}})
+            return JsonResponse(answer, status=error.status, headers={"HX-Trigger": short})
         back = request.headers.get("Referer", "")
-        if request.method == "POST" and url_has_allowed_host_and_scheme(back, {request.get_host()}):
+        ours = url_has_allowed_host_and_scheme(back, {request.get_host()}, require_https=request.is_secure())
+        if request.method == "POST" and ours:
             messages.error(request, " ".join([error.message, *error.fields.values()]))
             return redirect(back)
         return render(request, "refused.html", {"error": error}, status=error.status)

@@ -250,6 +250,8 @@ class Batch:
     cursor: Cursor | None
     """None while there is no file."""
     counts: dict[Arm, Counts] = field(default_factory=dict)
+    spans: dict[Arm, tuple[datetime, datetime]] = field(default_factory=dict)
+    """Of each arm, when its first and when its last request began."""
     unrouted: int = 0
     """Requests for a path at which no model is served."""
     garbage: int = 0
@@ -267,7 +269,10 @@ class Batch:
         if not record.model:
             self.unrouted += 1
             return
-        self.counts.setdefault((record.environment, record.model, record.backend), Counts()).add(record)
+        arm = (record.environment, record.model, record.backend)
+        self.counts.setdefault(arm, Counts()).add(record)
+        first, last = self.spans.get(arm, (record.at, record.at))
+        self.spans[arm] = (min(first, record.at), max(last, record.at))
 
 
 @dataclass(frozen=True)

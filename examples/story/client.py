@@ -23,6 +23,9 @@ class Api:
         # Retried once connected anew: the product may be restarted while the story is told.
         self._http = httpx.Client(base_url=f"{url}/api/v1/", timeout=30, transport=httpx.HTTPTransport(retries=3))
 
+    def close(self) -> None:
+        self._http.close()
+
     def get(self, path: str, **params: Any) -> Any:
         return self._ask("GET", path, "dee", params=params)
 

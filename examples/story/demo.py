@@ -131,6 +131,7 @@ def perform(stage: Stage) -> tuple[list[play.Outcome], Json, list[str]]:
     except (Refused, TimeoutError) as error:
         faults.append(str(error))
     finally:
+        api.close()
         report = player.end_traffic()
         left = stage.stop()
     stage.manage("verify_audit")

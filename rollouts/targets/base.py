@@ -45,6 +45,8 @@ class Observation:
     """`host:port` while the server is starting or ready."""
     since: datetime | None = None
     exit_code: int | None = None
+    pid: int | None = None
+    """Of a ready server that is a process of this machine: its memory can be measured. Never a handle to act by."""
 
 
 class Target(Protocol):

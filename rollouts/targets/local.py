@@ -359,6 +359,7 @@ class LocalTarget:
                     f"{name} is ready on {record.address}.",
                     address=record.address,
                     since=_moment(record.ready_at),
+                    pid=record.identity.pid if record.identity else None,
                 )
             case Phase.STOPPING:
                 left = max(0.0, (record.kill_at or 0.0) - time.time())

@@ -214,7 +214,7 @@
   document.addEventListener("live:points", (event) => {
     for (const chart of charts.values()) {
       if (chart.figure.dataset.topic !== event.detail.topic) continue;
-      if (document.hidden) chart.stale = true;
+      if (document.hidden || !chart.plot.classList.contains("js-plotly-plot")) chart.stale = true;
       else takePoints(chart, event.detail.points);
     }
   });
@@ -248,11 +248,13 @@
       if (charts.has(figure)) continue;
       const payload = document.getElementById(figure.dataset.chart);
       const plot = figure.querySelector(".chart-plot");
-      if (!payload || !plot || !window.Plotly) continue;
+      if (!(payload || figure.dataset.src) || !plot || !window.Plotly) continue;
       const chart = { figure, plot, table: figure.querySelector("table") };
-      adopt(chart, JSON.parse(payload.textContent));
       charts.set(figure, chart);
-      draw(chart);
+      // In a fragment that htmx swapped in there is no payload: it drops every script element, also one that is data.
+      adopt(chart, payload ? JSON.parse(payload.textContent) : {});
+      if (payload) draw(chart);
+      else refetch(chart);
       chart.table?.closest("details")?.addEventListener("toggle", () => fillTable(chart));
     }
   }

@@ -8,7 +8,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.faults.conftest import MODEL, Product, until
+from tests.product import MODEL, Product, until
 
 pytestmark = pytest.mark.faults
 
@@ -87,21 +87,23 @@ def test_a_killed_candidate_is_rolled_back_by_health(product: Product) -> None:
         product.server(version).kill()
         ended = product.ended(rollout, seconds=15)
     assert (ended["status"], ended["cause"]) == ("rolled_back", "health")
+    assert "KILL" in ended["reason"]
 
 
 def test_a_killed_live_server_is_started_again(product: Product) -> None:
     live = live_version(product)
-    before = product.server(live)
-    before.kill()
+    before = product.record(live)["identity"]
+    product.server(live).kill()
+    until(lambda: product.record(live)["identity"] != before, seconds=30, what="a new process of the live version")
     until(lambda: answers(product), seconds=30, what="an answer of the live version")
-    assert product.server(live) != before
 
 
 def test_a_killed_gateway_is_started_again_with_its_routes(product: Product) -> None:
     before = product.envoy
+    assert before is not None
     before.kill()
+    until(lambda: (new := product.envoy) and new != before, seconds=30, what="a new gateway")
     until(lambda: answers(product), seconds=30, what="an answer through the gateway")
-    assert product.envoy != before
 
 
 def test_lines_that_are_no_record_are_counted_and_stop_nothing(product: Product) -> None:

@@ -126,7 +126,7 @@ def test_sentence_names_the_failure_before_what_could_not_be_checked() -> None:
         scored(Status.NOT_CHECKED, label="Later", required=True, reason="Not started."),
         scored(Status.FAILED, label="The files", required=True, reason="A byte is wrong."),
     ]
-    assert score(found).sentence == "Blocked: The files: A byte is wrong."
+    assert score(found).sentence == "Blocked: A byte is wrong."
 
 
 def test_sentence_names_what_cost_the_points() -> None:

@@ -64,13 +64,14 @@ def _store(cursor: RecordCursor, batch: Batch, now: datetime) -> bool:
 
 def _window(arm: tuple[str, str, str], counts: Counts, number: int, batch: Batch, now: datetime) -> Window:
     environment, model, backend = arm
+    first, last = batch.spans[arm]
     return Window(
         batch=number,
         environment=environment[:40],
         model=model[:40],
         backend=backend[:63],
-        first_at=batch.first or now,
-        last_at=batch.last or now,
+        first_at=first,
+        last_at=last,
         taken_at=now,
         requests=counts.judged,
         errors=counts.failed,

@@ -6,6 +6,7 @@ from django.contrib.auth.models import User
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from deploypipe.core import tokens
+from deploypipe.core.errors import Invalid
 
 
 class Command(BaseCommand):
@@ -19,4 +20,7 @@ class Command(BaseCommand):
         user = User.objects.filter(username=options["user"]).first()
         if user is None:
             raise CommandError(f"There is no user {options['user']!r}.")
-        self.stdout.write(tokens.issue(user, name=options["name"]))
+        try:
+            self.stdout.write(tokens.issue(user, name=options["name"]))
+        except Invalid as error:
+            raise CommandError(" ".join([error.message, *error.fields.values()])) from None
