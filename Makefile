@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: help run demo test check format install install-dev lock vendor clean
+.PHONY: help run demo test check format install install-dev lock screenshots vendor clean
 
 help: ## What can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -48,6 +48,9 @@ format: install-dev ## Put the code into its form
 lock: ## Resolve the dependencies anew (needs uv)
 	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url pyproject.toml -o requirements.lock
 	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --group dev pyproject.toml -o requirements-dev.lock
+
+screenshots: install-dev ## Pictures of the pages for the documents, of the product that `make run` runs
+	@$(BIN)/python scripts/screenshots.py
 
 vendor: ## Fetch the vendored front-end files anew at their pinned versions
 	$(BIN)/python scripts/vendor.py

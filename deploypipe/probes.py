@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
+from django.conf import settings
 from django.db import Error, connection
 from django.db.models import Count
 from django.http import HttpRequest, HttpResponse, JsonResponse
@@ -25,7 +26,11 @@ def healthz(request: HttpRequest) -> HttpResponse:
 
 
 def readyz(request: HttpRequest) -> JsonResponse:
-    """The database answers and the workers keep reading the gateway's records; 503 names what does not."""
+    """The database answers and the workers keep reading the gateway's records; what does not is named.
+
+    503 for the database, and where the worker is in this very process. A worker elsewhere that has died is told of, but
+    it must not take the pages away that show what has happened.
+    """
     problems: dict[str, str] = {}
     try:
         with connection.cursor() as cursor:
@@ -35,7 +40,8 @@ def readyz(request: HttpRequest) -> JsonResponse:
             problems["worker"] = f"nothing has been done for more than {TICK_LIMIT.total_seconds():g} s"
     except Error as error:
         problems["database"] = type(error).__name__
-    response = JsonResponse({"ready": not problems, "problems": problems}, status=503 if problems else 200)
+    usable = not problems or ("database" not in problems and not settings.EMBEDDED)
+    response = JsonResponse({"ready": not problems, "problems": problems}, status=200 if usable else 503)
     # "Not yet" is an answer, not an error of ours: it is asked many times a minute and must not fill the log.
     response._has_been_logged = True  # type: ignore[attr-defined]
     return response

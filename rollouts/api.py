@@ -15,6 +15,7 @@ from deploypipe.core.api import MayView, person, read, request_key
 from deploypipe.core.errors import Invalid
 from registry.models import ModelVersion
 from rollouts import actions
+from rollouts.lifecycle import Status
 from rollouts.models import Environment, Rollout, Strategy
 from rollouts.serializers import (
     EnvironmentOut,
@@ -67,6 +68,9 @@ class RolloutList(generics.ListAPIView[Rollout]):
 
     def get_queryset(self) -> QuerySet[Rollout]:
         asked = self.request.query_params
+        status = asked.get("status")
+        if status and status not in list(Status):
+            raise Invalid("There is no such status.", fields={"status": f"{status!r}: use one of {', '.join(Status)}"})
         return rollouts().filter(**{field: asked[name] for name, field in self.filters.items() if name in asked})
 
     def post(self, request: Request) -> Response:

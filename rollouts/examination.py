@@ -13,8 +13,8 @@ from deploypipe.core.errors import TargetError
 from registry.models import ModelVersion, QARun
 from registry.qa.base import RunningServer
 from rollouts.backends import targets
-from rollouts.servers import EXAMINATION_PREFIX, spec_of
-from rollouts.targets.base import Phase, Target
+from rollouts.servers import examination_name, spec_of
+from rollouts.targets.base import Observation, Phase, Target
 
 logger = logging.getLogger(__name__)
 
@@ -25,11 +25,11 @@ POLL_SECONDS = 0.1
 @contextmanager
 def host(version: ModelVersion, run: QARun) -> Iterator[RunningServer]:
     target = targets[TARGET]
-    name = f"{EXAMINATION_PREFIX}{run.pk}"
+    name = examination_name(run.pk, run.attempt)
     try:
         target.restart(spec_of(version, name))
-        address = _wait_ready(target, name)
-        yield RunningServer(f"http://{address}", version.model.name, settings.ENGINE_API_KEY)
+        seen = _wait_ready(target, name)
+        yield RunningServer(f"http://{seen.address}", version.model.name, settings.ENGINE_API_KEY, seen.pid)
     finally:
         try:
             target.stop(name)
@@ -37,12 +37,12 @@ def host(version: ModelVersion, run: QARun) -> Iterator[RunningServer]:
             logger.warning("%s: %s", name, error.message)
 
 
-def _wait_ready(target: Target, name: str) -> str:
+def _wait_ready(target: Target, name: str) -> Observation:
     deadline = time.monotonic() + settings.READY_TIMEOUT
     while True:
         seen = target.observe(name)
         if seen.phase is Phase.READY and seen.address:
-            return seen.address
+            return seen
         if seen.phase in (Phase.FAILED, Phase.ABSENT, Phase.STOPPING):
             raise TargetError(f"The server did not start: {seen.message}")
         if time.monotonic() > deadline:

@@ -98,6 +98,9 @@ def waits(one: Rollout) -> bool:
 
 
 def weight_of(one: Rollout, route: Route | None) -> int:
+    """The candidate's share; of a rollout that has ended, as it was then: the route may be about others by now."""
+    if not one.is_active:
+        return TOTAL_WEIGHT if one.status == Status.SUCCEEDED and one.purpose == Purpose.PROMOTE else 0
     return share_of(route, one.candidate) if route and one.candidate else 0
 
 

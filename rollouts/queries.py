@@ -5,7 +5,7 @@ from __future__ import annotations
 from django.db.models import Q
 
 from registry.models import ModelVersion
-from rollouts.models import Deployment, Rollout, Route
+from rollouts.models import Deployment, Desired, Rollout, Route
 from rollouts.traffic.base import TOTAL_WEIGHT
 
 
@@ -17,6 +17,9 @@ def use_of_version(version: ModelVersion) -> str | None:
     route = Route.objects.select_related("environment").filter(stable__version=version).first()
     if route is not None:
         return f"It serves {(TOTAL_WEIGHT - route.weight) * 100 / TOTAL_WEIGHT:g} % of traffic in {route.environment}."
+    warm = Deployment.objects.filter(version=version, desired=Desired.RUNNING).select_related("environment").first()
+    if warm is not None:
+        return f"It still runs in {warm.environment}, so that a rollback finds it warm."
     return None
 
 

@@ -20,7 +20,7 @@ from django.db.models import F, Q
 from django.utils import timezone
 
 from deploypipe.core import audit, events
-from deploypipe.core.errors import ConcurrentChange, RouterError
+from deploypipe.core.errors import ConcurrentChange, Conflict, RouterError
 from registry.lifecycle import Stage
 from registry.models import ModelVersion
 from rollouts import actions, monitor, plan, routing, servers
@@ -409,7 +409,7 @@ class _Step:
                 stable=rollout.candidate, candidate=None, weight=0, generation=F("generation") + 1, changed_at=self.now
             )
             if not swapped:
-                raise ConcurrentChange(f"The route of {rollout} is not as it was left.")
+                raise Conflict(f"The route of {rollout.model} is not as this rollout has left it.")
             if rollout.previous is not None:
                 Deployment.objects.filter(pk=rollout.previous.pk).update(stop_after=warm_until(self.now))
             self._advance("promoted", sentence)

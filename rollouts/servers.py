@@ -15,6 +15,7 @@ from django.utils import timezone
 
 from deploypipe.core import audit, events
 from deploypipe.core.errors import BackendError, RouterError
+from deploypipe.core.secrets import hide
 from registry import artifacts
 from registry.engines import ENGINES, launch_command
 from registry.lifecycle import RunStatus
@@ -28,7 +29,6 @@ from rollouts.targets.base import Observation, Phase, ServerSpec, Target
 
 logger = logging.getLogger(__name__)
 
-EXAMINATION_PREFIX = "qa-"
 RESTART_LIMIT = timedelta(seconds=60)
 _MOST_DOUBLINGS = 6
 _NAME_LENGTH = 63
@@ -36,6 +36,11 @@ _LOOKED_AT = [
     "desired", "stop_after", "start_wanted", "restarts", "restart_after", "phase", "message", "address", "observed_at",
     "healthy", "health_message", "health_failures",
 ]  # fmt: skip
+
+
+def examination_name(run: int, attempt: int) -> str:
+    """One name per attempt: a worker that comes back from the dead stops its own server, not its successor's."""
+    return f"qa-{run}-{attempt}"
 
 
 def spec_of(version: ModelVersion, name: str) -> ServerSpec:
@@ -192,6 +197,8 @@ def _restart_soon(deployment: Deployment, seen: Observation, now: datetime) -> N
 
 
 def _note(deployment: Deployment, seen: Observation, now: datetime) -> bool:
+    # The end of a server's log may be in the message, and servers print what they like.
+    seen = replace(seen, message=hide(seen.message))
     address = seen.address or ""
     changed = (deployment.phase, deployment.message, deployment.address) != (seen.phase, seen.message, address)
     # A server that starts again, or under another address, must show its health anew.
@@ -251,8 +258,8 @@ def stop_strays() -> None:
 def _stop_strays_of(target: Target) -> None:
     # In this order: a server's row is there before the server is.
     found = target.names()
-    runs = QARun.objects.filter(status=RunStatus.RUNNING).values_list("pk", flat=True)
-    wanted = {f"{EXAMINATION_PREFIX}{pk}" for pk in runs}
+    runs = QARun.objects.filter(status=RunStatus.RUNNING).values_list("pk", "attempt")
+    wanted = {examination_name(pk, attempt) for pk, attempt in runs}
     wanted |= set(Deployment.objects.kept().values_list("name", flat=True))
     for name in found - wanted:
         target.stop(name)

@@ -192,9 +192,7 @@ async def _wait_until(due: float, stop: asyncio.Event) -> None:
         await asyncio.sleep(min(wait, 0.1))
 
 
-async def _ask(
-    client: StreamClient, request: bytes, tally: _Tally, *, retry_transport: bool, retry_cut: bool
-) -> None:
+async def _ask(client: StreamClient, request: bytes, tally: _Tally, *, retry_transport: bool, retry_cut: bool) -> None:
     backoff = _FIRST_BACKOFF
     while True:
         try:

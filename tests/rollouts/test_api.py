@@ -208,6 +208,7 @@ def test_list_is_narrowed_and_paged(world: World, cy: APIClient) -> None:
     assert found("status=succeeded") == [first.pk]
     assert found("model=textgen&status=waiting_qa&environment=staging") == [third.pk]
     assert found("model=nothing") == []
+    assert cy.get(f"{ROLLOUTS}?status=nonsense").status_code == 422
     page = cy.get(f"{ROLLOUTS}?limit=2").json()
     assert [one["id"] for one in page["results"]] == [third.pk, second.pk]
     assert [one["id"] for one in cy.get(page["next"]).json()["results"]] == [first.pk]

@@ -11,7 +11,7 @@ import pytest
 from deploypipe.core.errors import TargetError
 from registry.models import ModelVersion, QARun
 from rollouts import examination
-from rollouts.servers import spec_of
+from rollouts.servers import examination_name, spec_of
 from rollouts.targets.base import Phase
 from tests.rollouts.conftest import World
 
@@ -30,7 +30,7 @@ def test_server_is_there_for_the_examination_and_gone_afterwards(
     world: World, version: ModelVersion, run: QARun, settings: Any
 ) -> None:
     with examination.host(version, run) as server:
-        name = f"qa-{run.pk}"
+        name = examination_name(run.pk, run.attempt)
         assert server.base_url == f"http://{world.target.observe(name).address}"
         assert (server.model, server.api_key) == ("textgen", settings.ENGINE_API_KEY)
         assert world.target.names() == {name}
@@ -52,9 +52,9 @@ def test_server_that_cannot_be_stopped_does_not_hide_what_was_found(
 
 
 def test_server_that_is_left_over_from_a_dead_worker_is_used(world: World, version: ModelVersion, run: QARun) -> None:
-    world.target.apply(spec_of(version, f"qa-{run.pk}"))
+    world.target.apply(spec_of(version, examination_name(run.pk, run.attempt)))
     with examination.host(version, run):
-        assert world.target.started == [f"qa-{run.pk}"]
+        assert world.target.started == [examination_name(run.pk, run.attempt)]
 
 
 @pytest.mark.parametrize("phase", [Phase.FAILED, Phase.ABSENT, Phase.STOPPING])
@@ -62,7 +62,7 @@ def test_server_that_does_not_start_is_a_sentence(
     world: World, version: ModelVersion, run: QARun, phase: Phase
 ) -> None:
     world.target.ready_at_once = False
-    name = f"qa-{run.pk}"
+    name = examination_name(run.pk, run.attempt)
 
     def end() -> None:
         while name not in world.target.names():

@@ -230,12 +230,14 @@ class Intruding(MemoryRouter):
 
     def __init__(self) -> None:
         super().__init__()
-        self.meanwhile: list[Callable[[], object]] = []
+        self.when: dict[str, Any] = {}
+        self.what: Callable[[], object] | None = None
 
     def installed(self) -> Any:
         seen = super().installed()
-        if self.meanwhile:
-            self.meanwhile.pop()()
+        if self.what and Rollout.objects.filter(**self.when).exists():
+            what, self.what = self.what, None
+            what()
         return seen
 
 
@@ -246,12 +248,13 @@ def intruded(db: None, artifact: Path, target: MemoryTarget, backend: Replace) -
     return make_world(artifact, target, router)
 
 
-def meanwhile(world: World, what: Callable[[], object]) -> None:
+def intrude(world: World, what: Callable[[], object], **when: Any) -> None:
     assert isinstance(world.router, Intruding)
-    world.router.meanwhile.append(what)
+    world.router.what, world.router.when = what, when
 
 
-def before_ten_percent(world: World) -> Rollout:
+def begun(world: World) -> Rollout:
+    """Its candidate is healthy, and the next pass would give it 10 %."""
     world.live()
     rollout = world.request(world.approved(), [{"setWeight": 10}, {"pause": {}}, {"setWeight": 100}])
     reconcile.reconcile(rollout.pk)
@@ -259,10 +262,17 @@ def before_ten_percent(world: World) -> Rollout:
     return rollout
 
 
+DECIDING = {"status": Status.PROGRESSING, "step_index": 0}
+
+
+def of(rollout: Rollout) -> Rollout:
+    """As a person's page reads it."""
+    return Rollout.objects.get(pk=rollout.pk)
+
+
 def test_pause_that_comes_while_a_worker_decides_stops_the_weight(intruded: World) -> None:
-    rollout = before_ten_percent(intruded)
-    mine = Rollout.objects.get(pk=rollout.pk)
-    meanwhile(intruded, lambda: actions.pause(mine, actor=intruded.cast.cy))
+    rollout = begun(intruded)
+    intrude(intruded, lambda: actions.pause(of(rollout), actor=intruded.cast.cy), **DECIDING)
     reconcile.reconcile(rollout.pk)
     intruded.run(rollout)
     assert intruded.wire() == all_on(rollout.previous)
@@ -270,40 +280,87 @@ def test_pause_that_comes_while_a_worker_decides_stops_the_weight(intruded: Worl
 
 
 def test_persons_word_to_go_to_the_end_is_not_lost_when_a_step_ends_at_that_moment(intruded: World) -> None:
-    rollout = before_ten_percent(intruded)
-    intruded.run(rollout, times=1)
-    assert rollout.step_index == 1
-    Rollout.objects.filter(pk=rollout.pk).update(promote="step")
-    rollout.refresh_from_db()
-    meanwhile(intruded, lambda: Rollout.objects.filter(pk=rollout.pk).update(promote="full"))
+    rollout = intruded.run(begun(intruded))
+    actions.promote(rollout, actor=intruded.cast.cy)
+
+    def to_the_end() -> None:
+        actions.promote(of(rollout), actor=intruded.cast.cy, full=True)
+
+    intrude(intruded, to_the_end, step_index=1)
     reconcile.reconcile(rollout.pk)
     assert intruded.run(rollout).status == Status.SUCCEEDED
-    assert "rollout.steps_done" in verbs_of(rollout)
+    assert "rollout.step_skipped" not in verbs_of(rollout)
 
 
 def test_abort_that_comes_while_a_worker_decides_wins(intruded: World) -> None:
-    rollout = before_ten_percent(intruded)
-    mine = Rollout.objects.get(pk=rollout.pk)
-    meanwhile(intruded, lambda: actions.abort(mine, actor=intruded.cast.cy, reason="Bad."))
+    rollout = begun(intruded)
+    intrude(intruded, lambda: actions.abort(of(rollout), actor=intruded.cast.cy, reason="Bad."), **DECIDING)
     reconcile.reconcile(rollout.pk)
     intruded.run(rollout)
     assert rollout.status == Status.ROLLED_BACK
     assert "rollout.weight" not in verbs_of(rollout)
 
 
-def test_worker_that_was_taken_over_cannot_write_any_more(intruded: World) -> None:
-    rollout = before_ten_percent(intruded)
+def test_abort_that_comes_before_the_promoting_write_wins(intruded: World) -> None:
+    rollout = intruded.run(begun(intruded))
+    actions.promote(rollout, actor=intruded.cast.cy, full=True)
+    intrude(
+        intruded,
+        lambda: actions.abort(of(rollout), actor=intruded.cast.cy, reason="Bad."),
+        status=Status.PROMOTING,
+        candidate__in=Route.objects.filter(weight=TOTAL_WEIGHT).values("candidate"),
+    )
+    intruded.run(rollout)
+    assert rollout.status == Status.ROLLED_BACK
+    assert "rollout.promoted" not in verbs_of(rollout)
+    assert intruded.wire() == all_on(rollout.previous)
+
+
+def test_worker_whose_lease_was_taken_over_cannot_write_any_more(intruded: World) -> None:
+    rollout = begun(intruded)
 
     def take_over() -> None:
         Rollout.objects.filter(pk=rollout.pk).update(lease_until=timezone.now() - timedelta(seconds=1))
+        assert reconcile._take_lease(rollout.pk, "another") is not None
+
+    intrude(intruded, take_over, **DECIDING)
+    reconcile.reconcile(rollout.pk)
+    assert "rollout.weight" not in verbs_of(rollout)
+    assert intruded.wire() == all_on(of(rollout).previous)
+    assert of(rollout).lease_owner == "another"
+    assert of(rollout).lease_until is not None
+
+
+def test_two_workers_on_one_step_do_it_once(intruded: World) -> None:
+    rollout = begun(intruded)
+
+    def overtake() -> None:
+        Rollout.objects.filter(pk=rollout.pk).update(lease_until=timezone.now() - timedelta(seconds=1))
         reconcile.reconcile(rollout.pk, by="another")
 
-    meanwhile(intruded, take_over)
+    intrude(intruded, overtake, **DECIDING)
     reconcile.reconcile(rollout.pk)
     intruded.run(rollout)
     assert rollout.step_index == 1
     assert verbs_of(rollout).count("rollout.weight") == 1
     assert verbs_of(rollout).count("rollout.step_done") == 1
+
+
+def test_promotion_of_a_route_that_somebody_changed_is_refused_and_said(intruded: World) -> None:
+    rollout = intruded.run(begun(intruded))
+    actions.promote(rollout, actor=intruded.cast.cy, full=True)
+    intrude(
+        intruded,
+        lambda: Route.objects.update(stable=None),
+        status=Status.PROMOTING,
+        candidate__in=Route.objects.filter(weight=TOTAL_WEIGHT).values("candidate"),
+    )
+    intruded.run(rollout)
+    assert (rollout.status, rollout.problem) == (Status.PROMOTING, True)
+    assert "The route of textgen is not as this rollout has left it." in rollout.sentence
+    actions.abort(rollout, actor=intruded.cast.cy, reason="Who did that?")
+    assert intruded.run(rollout).status == Status.ROLLED_BACK
+    assert intruded.wire() == all_on(rollout.previous)
 
 
 def test_look_that_is_out_of_date_is_not_noted(world: World) -> None:
@@ -327,6 +384,26 @@ def test_look_that_is_out_of_date_is_not_noted(world: World) -> None:
     assert not servers.converge(slow, timezone.now())
     assert slow.phase == "failed"
     assert world.run(rollout).status == Status.ROLLED_BACK
+
+
+def test_end_of_an_earlier_life_that_is_seen_late_is_not_noted_against_the_next(world: World) -> None:
+    rollout = world.canary()
+    world.crash(rollout.candidate)
+    world.run(rollout)
+    old = Deployment.objects.select_related("environment", "version__model").get(version=rollout.version)
+    assert old.phase == "failed"
+
+    class Slow(MemoryTarget):
+        def observe(self, name: str) -> Any:
+            seen = super().observe(name)
+            servers.deploy(rollout.version, world.production)
+            return seen
+
+    target = Slow()
+    target._servers = world.target._servers
+    targets.replace("local", target)
+    servers.converge(old, timezone.now())
+    assert (old.phase, old.start_wanted) == ("absent", True)
 
 
 # Threads and real transactions
@@ -418,19 +495,25 @@ def test_requests_at_once_make_one_rollout(shared: World) -> None:
 
 def test_writer_that_had_to_wait_writes_the_newer_rows(shared: World) -> None:
     rollout = shared.canary([{"setWeight": 10}, {"pause": {}}])
-    with routing._lock("envoy"):
-        begun = threading.Event()
+    queries: list[str] = []
 
-        def write() -> None:
-            begun.set()
-            try:
+    def note(execute: Callable[..., Any], sql: str, *rest: Any) -> Any:
+        queries.append(sql)
+        return execute(sql, *rest)
+
+    def write() -> None:
+        try:
+            with connection.execute_wrapper(note):
                 routing.write("envoy")
-            finally:
-                connections.close_all()
+        finally:
+            connections.close_all()
 
+    with routing._lock("envoy"):
         writer = threading.Thread(target=write)
         writer.start()
-        assert begun.wait(10)
+        writer.join(0.2)
+        assert queries == []
         Route.objects.update(weight=3000)
     writer.join(10)
+    assert queries
     assert shared.wire() == {candidate_of(rollout).name: 3000, previous_of(rollout).name: 7000}

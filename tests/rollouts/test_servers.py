@@ -8,13 +8,14 @@ from typing import Any
 import pytest
 from django.utils import timezone
 
-from deploypipe.core.errors import RouterError, TargetError
+from deploypipe.core.errors import Conflict, RouterError, TargetError
 from deploypipe.core.models import AuditEntry
 from registry import actions as registry_actions
 from registry.models import QARun
 from rollouts import servers
 from rollouts.lifecycle import Status
 from rollouts.models import Deployment, Desired, Rollout, Route
+from rollouts.servers import examination_name
 from rollouts.targets.base import Phase
 from rollouts.targets.memory import MemoryTarget
 from rollouts.traffic.base import TOTAL_WEIGHT, Backend, RouteTable
@@ -250,10 +251,10 @@ def test_what_is_wanted_again_at_that_moment_is_not_stopped(world: World, replac
 
 def test_strays_are_stopped_and_nothing_else(world: World, stable: Deployment) -> None:
     run = QARun.objects.create(version=stable.version, digest="d", policy={}, status="running")
-    for name in ("somebody-elses", "qa-99999", f"qa-{run.pk}"):
+    for name in ("somebody-elses", "qa-99999", examination_name(run.pk, run.attempt)):
         world.target.make(name, Phase.READY)
     servers.stop_strays()
-    assert world.target.names() == {stable.name, f"qa-{run.pk}"}
+    assert world.target.names() == {stable.name, examination_name(run.pk, run.attempt)}
 
 
 def test_server_that_starts_while_strays_are_looked_for_is_none(world: World, backend: Replace) -> None:
@@ -314,3 +315,17 @@ def test_candidate_that_died_while_somebody_was_watching_stays_dead(world: World
 def test_target_that_does_not_answer_does_not_keep_the_product_from_starting(world: World, stable: Deployment) -> None:
     world.target.fail_next(TargetError("No answer."))
     assert servers.recover() == 0
+
+
+def test_a_key_that_a_server_prints_into_its_log_is_not_shown(world: World, stable: Deployment, settings: Any) -> None:
+    world.target.make(stable.name, Phase.FAILED, f"exited; its log ends: key={settings.ENGINE_API_KEY}")
+    look(stable)
+    assert stable.message == "exited; its log ends: key=•••"
+
+
+def test_a_version_that_is_kept_warm_for_a_rollback_is_not_retired(world: World, stable: Deployment) -> None:
+    before = stable.version
+    newer = world.run(world.request(world.approved(), [{"setWeight": 100}]))
+    assert newer.status == Status.SUCCEEDED
+    with pytest.raises(Conflict, match="a rollback finds it warm"):
+        registry_actions.retire(before, actor=world.cast.cy)
