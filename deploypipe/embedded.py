@@ -23,7 +23,6 @@ import uvicorn
 from celery.beat import Scheduler, Service
 from celery.worker import WorkController
 from django.conf import settings
-from django.db import connection
 from django.utils import timezone
 
 from deploypipe.asgi import application
@@ -118,6 +117,16 @@ def hold_signals() -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
+def look_after_gateway(gateway: GatewayProcess) -> None:
+    """Start it again where it died; let it begin a new record file where the old one has grown."""
+    if not gateway.alive():
+        logger.warning("the gateway is not running; starting it again")
+        gateway.start()
+        gateway.wait_ready()
+    limit = settings.GATEWAY_RECORDS_LIMIT_MIB * 1024 * 1024
+    rotate(settings.GATEWAY_RECORDS, gateway.reopen_logs, limit_bytes=limit)
+
+
 class Product:
     """Everything but the web, started in order and stopped in the reverse one."""
 
@@ -172,23 +181,10 @@ class Product:
     def _supervise(self) -> None:
         while not self._stopping.wait(SUPERVISION_SECONDS):
             try:
-                self._look_after_gateway()
+                if self.gateway is not None:
+                    look_after_gateway(self.gateway)
             except Exception:
                 logger.exception("the gateway could not be looked after")
-            finally:
-                connection.close()
-
-    def _look_after_gateway(self) -> None:
-        gateway = self.gateway
-        if gateway is None:
-            return
-        if not gateway.alive():
-            logger.warning("the gateway is not running; starting it again")
-            gateway.start()
-            gateway.wait_ready()
-        rotate(
-            settings.GATEWAY_RECORDS, gateway.reopen_logs, limit_bytes=settings.GATEWAY_RECORDS_LIMIT_MIB * 1024 * 1024
-        )
 
     def stop(self) -> None:
         """Nothing is left running: first what gives orders, then the gateway, then the model servers."""

@@ -32,6 +32,11 @@ class Cast:
     eve: User
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Those that start the whole product come last: what is wrong shows sooner in a small test."""
+    items.sort(key=lambda item: any(item.get_closest_marker(slow) for slow in ("faults", "e2e")))
+
+
 @pytest.fixture(autouse=True)
 def quick_passwords(settings: Any) -> None:
     settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
