@@ -19,8 +19,9 @@ from pathlib import Path
 import httpx
 import psutil
 
+from deploypipe.metrics.records import read_new
 from examples.story import play
-from examples.story.cast import STORY
+from examples.story.cast import ENVIRONMENT, MODEL, STORY
 from examples.story.client import Api, Json, Refused
 
 START_SECONDS = 90.0
@@ -115,6 +116,16 @@ def accounted(report: Json) -> list[str]:
     return [] if seen == report["sent"] else [f"{report['sent']} requests were sent, {seen} are accounted for"]
 
 
+def errors_of_good_versions(folder: Path) -> list[str]:
+    """By the gateway's own records: users meet errors on the share of a canary that deserves them, and nowhere else."""
+    good = {f"{MODEL}-v{part.number}-{ENVIRONMENT}" for part in STORY if part.status == "succeeded"}
+    batch = read_new(folder / "gateway" / "access.log", None, limit=1 << 30)
+    if not good <= {arm[2] for arm in batch.counts}:
+        return ["the gateway has no records of every good version"]
+    found = [(arm[2], counts) for arm, counts in batch.counts.items() if counts.failed and arm[2] in good | {""}]
+    return [f"{counts.failed} of {counts.judged} requests failed on {name or 'no version'}" for name, counts in found]
+
+
 def perform(stage: Stage) -> tuple[list[play.Outcome], Json, list[str]]:
     """Start, play, stop: what happened to each version, what the users saw, and what was wrong besides."""
     stage.manage("migrate", "--verbosity", "0")
@@ -137,6 +148,7 @@ def perform(stage: Stage) -> tuple[list[play.Outcome], Json, list[str]]:
     stage.manage("verify_audit")
     faults += [f"left running: {line}" for line in left]
     faults += accounted(report) if report else ["there was no traffic"]
+    faults += errors_of_good_versions(stage.folder)
     return outcomes, report, faults
 
 
