@@ -9,9 +9,10 @@ from rest_framework.views import APIView
 
 from abtests import actions
 from abtests.models import Experiment, Snapshot
-from abtests.serializers import ExperimentIn, ExperimentOut, ReasonIn
+from abtests.serializers import ExperimentIn, ExperimentOut
 from deploypipe.core.api import MayView, person, read
 from rollouts.api import environment_named, version_named
+from rollouts.serializers import ReasonIn
 
 
 def experiments() -> QuerySet[Experiment]:

@@ -15,7 +15,6 @@ from deploypipe.core import roles
 from deploypipe.core.pages import Request, Verb, Verbs, history
 from deploypipe.core.status import Tone, readable, status_of
 from deploypipe.stats import words
-from rollouts import pages as rollout_pages
 from rollouts.strategy import SET_WEIGHT
 
 if TYPE_CHECKING:
@@ -166,8 +165,3 @@ def verbs(one: Experiment, user: User) -> Verbs:
             )
         ]
     )
-
-
-def live_versions() -> list[rollout_pages.Serving]:
-    """What a candidate can be compared with."""
-    return [row for row in rollout_pages.serving() if row.stable is not None]

@@ -16,10 +16,6 @@ class ExperimentIn(serializers.Serializer[Any]):
     settings = serializers.DictField(required=False, default=dict)
 
 
-class ReasonIn(serializers.Serializer[Any]):
-    reason = serializers.CharField(required=False, allow_blank=True, default="", max_length=5000)
-
-
 class ExperimentOut(serializers.ModelSerializer[Experiment]):
     environment = serializers.CharField(source="environment.name")
     stable = serializers.CharField(default=None)

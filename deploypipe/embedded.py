@@ -166,15 +166,9 @@ class Product:
         """Nobody is let in before the servers that have traffic are ready, or until waiting longer would be worse."""
         deadline = time.monotonic() + RECOVERY_SECONDS
         while time.monotonic() < deadline:
-            waiting = False
-            for deployment in Deployment.objects.filter(desired=Desired.RUNNING).select_related(
-                "environment", "version__model"
-            ):
-                servers.converge(deployment, timezone.now())
-                deployment.refresh_from_db()
-                has_traffic = any(queries.share_of(r, deployment) for r in queries.routes_naming(deployment))
-                waiting |= has_traffic and deployment.phase not in (Phase.READY, Phase.FAILED)
-            if not waiting:
+            servers.converge_all(timezone.now())
+            coming = Deployment.objects.filter(desired=Desired.RUNNING).exclude(phase__in=[Phase.READY, Phase.FAILED])
+            if not any(queries.share_of(route, one) for one in coming for route in queries.routes_naming(one)):
                 return
             time.sleep(0.1)
 

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 PREFIX = "DEPLOYPIPE_"
+N = TypeVar("N", int, float)
 _TRUE = {"1", "true", "yes", "on"}
 _FALSE = {"0", "false", "no", "off"}
 
@@ -52,26 +53,19 @@ def flag(name: str, default: bool) -> bool:
 
 
 def number(name: str, default: int, *, least: int = 0, most: int = 2**31) -> int:
-    value = text(name, "")
-    if not value:
-        return default
-    right = f"a whole number from {least} to {most}"
-    try:
-        parsed = int(value)
-    except ValueError:
-        raise WrongValue(name, value, right) from None
-    if not least <= parsed <= most:
-        raise WrongValue(name, value, right)
-    return parsed
+    return _between(name, default, int, least, most, f"a whole number from {least} to {most}")
 
 
 def seconds(name: str, default: float, *, least: float = 0.0, most: float = 30 * 86400.0) -> float:
+    return _between(name, default, float, least, most, f"seconds from {least:g} to {most:g}")
+
+
+def _between(name: str, default: N, parse: Callable[[str], N], least: N, most: N, right: str) -> N:
     value = text(name, "")
     if not value:
         return default
-    right = f"seconds from {least:g} to {most:g}"
     try:
-        parsed = float(value)
+        parsed = parse(value)
     except ValueError:
         raise WrongValue(name, value, right) from None
     if not least <= parsed <= most:

@@ -18,8 +18,6 @@ from rollouts.events import DeploymentChanged, RecordsRead, RolloutChanged, Roll
 from rollouts.models import Deployment, Rollout, Route
 from rollouts.traffic.base import TOTAL_WEIGHT
 
-STALE_SECONDS = 2
-
 
 def connect() -> None:
     # A version is registered or moves on: its page, the lists, and the rollout that waits for it.
@@ -38,7 +36,7 @@ def connect() -> None:
 
 
 def _qa_requested(event: QARequested) -> None:
-    registry_tasks.run_qa.apply_async((event.run_id,))
+    registry_tasks.run_qa.delay(event.run_id)
 
 
 def _version_changed(event: VersionChanged) -> None:
@@ -98,4 +96,4 @@ def _experiment_changed(event: ExperimentChanged) -> None:
 
 
 def _bring_forward(rollout_id: int) -> None:
-    rollout_tasks.bring_forward.apply_async((rollout_id,), expires=STALE_SECONDS)
+    rollout_tasks.bring_forward.delay(rollout_id)

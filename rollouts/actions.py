@@ -101,10 +101,7 @@ def request(
         if request_key and (earlier := _requested_before(request_key)):
             return earlier  # the same request, sent twice at once
         raise _taken(version, environment) from None
-    RolloutStep.objects.bulk_create(
-        RolloutStep(rollout=rollout, index=i, kind=step.kind, settings=dict(step.settings))
-        for i, step in enumerate(plan)
-    )
+    rollout.lay_out(plan)
     if version.stage == Stage.REGISTERED:
         registry_actions.examine(version, actor=None)
     audit.record(

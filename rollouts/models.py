@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -226,6 +227,13 @@ class Rollout(Stateful):
     @property
     def plan(self) -> tuple[Step, ...]:
         return tuple(Step(row.kind, row.settings) for row in self.steps.all())
+
+    def lay_out(self, steps: Iterable[Step]) -> None:
+        """Write its steps, in this order."""
+        RolloutStep.objects.bulk_create(
+            RolloutStep(rollout=self, index=index, kind=step.kind, settings=dict(step.settings))
+            for index, step in enumerate(steps)
+        )
 
     def seconds_since(self, moment: datetime, now: datetime) -> float:
         """Without the time paused."""

@@ -36,12 +36,30 @@ class Measurements:
 
 def measurements(rollout: Rollout, since: datetime | None) -> Measurements:
     """The windows of both arms whose requests all began after `since`, one per batch of records, oldest first."""
-    names = {d.name: arm for d, arm in ((rollout.previous, 0), (rollout.candidate, 1)) if d is not None}
-    if since is None or rollout.candidate is None:
+    if since is None:
         return Measurements((), 0)
+    return _since(since, _stored(rollout, since), _arms(rollout))
+
+
+def _arms(rollout: Rollout) -> dict[str, int]:
+    """Backend's name → its place in a window: stable 0, candidate 1."""
+    return {d.name: arm for d, arm in ((rollout.previous, 0), (rollout.candidate, 1)) if d is not None}
+
+
+def _stored(rollout: Rollout, since: datetime) -> list[StoredWindow]:
+    if rollout.candidate is None:
+        return []
     rows = StoredWindow.objects.filter(
-        environment=rollout.environment.name, model=rollout.model.name, backend__in=names, taken_at__gte=since
-    ).only("pk", "batch", "backend", "first_at", "requests", "errors")
+        environment=rollout.environment.name,
+        model=rollout.model.name,
+        backend__in=_arms(rollout),
+        taken_at__gte=since,
+    )
+    return list(rows.only("pk", "batch", "backend", "taken_at", "first_at", "requests", "errors"))
+
+
+def _since(since: datetime, rows: Iterable[StoredWindow], names: dict[str, int]) -> Measurements:
+    rows = [row for row in rows if row.taken_at >= since]
     # Both arms of a batch or neither: to drop the slower arm alone would compare two different stretches of time.
     early = {row.batch for row in rows if row.first_at < since}
     found = [row for row in rows if row.batch not in early]
@@ -72,21 +90,22 @@ def look(rollout: Rollout, now: datetime) -> Look:
         return Look()
     steps = rollout.plan
     current = steps[rollout.step_index] if rollout.step_index < len(steps) else None
-    seen = measurements(rollout, rollout.traffic_from)
+    rows, arms = _stored(rollout, rollout.traffic_from), _arms(rollout)
+    seen = _since(rollout.traffic_from, rows, arms)
     problem = provider_problem(now)
     guard = analysis.guard(seen.windows, settings_of(steps, current), provider_problem=problem)
     if current is None or current.kind != ANALYSIS:
         return Look(guard=_finding(guard))
-    step = judge_step(rollout, current, seen, now, problem)
+    in_step = _since(rollout.step_at, rows, arms)
+    step = judge_step(rollout, current, in_step, seen, now, problem)
     if seen.last:
         _keep(rollout, seen.last, step, now)
     return Look(guard=_finding(guard), step=_finding(step))
 
 
 def judge_step(
-    rollout: Rollout, step: Step, seen: Measurements, now: datetime, problem: str | None
+    rollout: Rollout, step: Step, in_step: Measurements, seen: Measurements, now: datetime, problem: str | None
 ) -> analysis.Judgement:
-    in_step = measurements(rollout, rollout.step_at)
     return analysis.judge(
         in_step.windows,
         seen.windows,

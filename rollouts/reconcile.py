@@ -96,9 +96,7 @@ def _once(rollout_id: int, fence: int) -> bool:
     if not Rollout.objects.filter(pk=rollout_id, fence=fence).update(lease_until=until):
         raise ConcurrentChange(f"Another worker has taken over {rollout}.")
     _look_at_servers(rollout)
-    snapshot = observe(rollout)
-    action = plan.decide(snapshot)
-    return _Step(rollout, snapshot, fence).take(action)
+    return _Step(rollout, fence).take(plan.decide(observe(rollout)))
 
 
 def _look_at_servers(rollout: Rollout) -> None:
@@ -200,9 +198,8 @@ def _in_force(route: Route | None, rollout: Rollout) -> tuple[int | None, str]:
 class _Step:
     """Carries out one action on one rollout, under one fencing token."""
 
-    def __init__(self, rollout: Rollout, seen: plan.Snapshot, fence: int) -> None:
+    def __init__(self, rollout: Rollout, fence: int) -> None:
         self.rollout = rollout
-        self.seen = seen
         self.fence = fence
         self.now = timezone.now()
 
@@ -322,12 +319,8 @@ class _Step:
         self._advance("approved", sentence, candidate=candidate, previous=previous)
 
     def _shorten_for_first_deployment(self) -> None:
-        steps = self.rollout.steps
-        steps.all().delete()
-        RolloutStep.objects.bulk_create(
-            RolloutStep(rollout=self.rollout, index=i, kind=step.kind, settings=dict(step.settings))
-            for i, step in enumerate(FIRST_DEPLOYMENT)
-        )
+        self.rollout.steps.all().delete()
+        self.rollout.lay_out(FIRST_DEPLOYMENT)
 
     def _enter_step(self, index: int) -> None:
         RolloutStep.objects.filter(rollout=self.rollout, index=index).update(

@@ -97,8 +97,6 @@ def installed(router: str) -> Installed:
     return routers[router].installed()
 
 
-def installed_share(seen: Installed, route: Route, deployment: Deployment | None) -> int:
+def installed_share(seen: Installed, route: Route, deployment: Deployment) -> int:
     """Hundredths of a percent that the data plane gives the deployment now; 0 where it does not name it."""
-    if deployment is None:
-        return 0
     return seen.weights.get(route.key, {}).get(deployment.name, 0)

@@ -17,6 +17,7 @@ from rollouts.models import Deployment
 
 logger = logging.getLogger(__name__)
 STALE_SECONDS = 2
+"""What nobody has taken by then is asked for again anyway."""
 
 
 @shared_task
@@ -38,10 +39,10 @@ def servers_due() -> None:
 @shared_task
 def health_due() -> None:
     for pk in health.due(timezone.now()).values_list("pk", flat=True):
-        check_health.apply_async((pk,), expires=STALE_SECONDS)
+        check_health.delay(pk)
 
 
-@shared_task
+@shared_task(expires=STALE_SECONDS)
 def check_health(deployment_id: int) -> None:
     deployment = Deployment.objects.select_related("version__model").get(pk=deployment_id)
     health.check(deployment, timezone.now())
@@ -52,7 +53,7 @@ def rollouts_due() -> None:
     """Also writes every route anew: where somebody edited the data plane behind our back, this puts it right."""
     _write_routes()
     for pk in reconcile.due():
-        bring_forward.apply_async((pk,), expires=STALE_SECONDS)
+        bring_forward.delay(pk)
 
 
 def _write_routes() -> None:
@@ -62,6 +63,6 @@ def _write_routes() -> None:
         logger.warning("routes were not written: %s", error.message)
 
 
-@shared_task
+@shared_task(expires=STALE_SECONDS)
 def bring_forward(rollout_id: int) -> None:
     reconcile.reconcile(rollout_id)

@@ -44,16 +44,20 @@ def until(condition: Callable[[], T | Literal[False] | None], *, seconds: float,
 class Product:
     """A running product and what one does to it."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, **environment: str) -> None:
         self.stage = Stage(folder)
         self.stage.environment |= {"DEPLOYPIPE_HEALTH_INTERVAL": "0.5", "DEPLOYPIPE_HEALTH_DEADLINE": "1"}
+        self.stage.environment |= environment
         self.stage.manage("migrate", "--verbosity", "0")
         self.stage.manage("demo_accounts")
-        self.stage.start()
+        self.start()
         self.api = Api(self.stage.url, folder / "secrets" / "demo-tokens.json")
         self.key = (folder / "secrets" / "engine").read_text()
         self._number = 0
         self.api.post("models/", "ana", {"name": MODEL})
+
+    def start(self) -> None:
+        self.stage.start()
 
     def registered(self, *arguments: str, kind: str = "bigram") -> Json:
         self._number += 1

@@ -13,8 +13,7 @@ from pathlib import Path
 import pytest
 import redis
 
-from examples.story.client import Api
-from examples.story.demo import Stage, free_ports
+from examples.story.demo import free_ports
 from tests.product import Product, until
 
 pytestmark = pytest.mark.faults
@@ -43,28 +42,20 @@ class Separate(Product):
     """Started by four commands instead of one."""
 
     def __init__(self, folder: Path, redis_url: str) -> None:
-        self.stage = Stage(folder)
-        self.stage.environment |= {
-            "DEPLOYPIPE_BROKER_URL": f"{redis_url}/0",
-            "DEPLOYPIPE_REDIS_URL": f"{redis_url}/1",
-            "DEPLOYPIPE_HEALTH_INTERVAL": "0.5",
-        }
-        self.stage.manage("migrate", "--verbosity", "0")
-        self.stage.manage("demo_accounts")
+        self.processes: list[subprocess.Popen[bytes]] = []
+        super().__init__(folder, DEPLOYPIPE_BROKER_URL=f"{redis_url}/0", DEPLOYPIPE_REDIS_URL=f"{redis_url}/1")
+
+    def start(self) -> None:
         port = self.stage.environment["DEPLOYPIPE_WEB_PORT"]
         binaries = Path(sys.executable).parent
         celery = [str(binaries / "celery"), "-A", "deploypipe"]
         self.processes = [
             self._spawn(str(binaries / "uvicorn"), "deploypipe.asgi:application", "--port", port),
             self._spawn(*celery, "worker", "--pool", "threads", "--concurrency", "8"),
-            self._spawn(*celery, "beat", "--schedule", str(folder / "beat")),
+            self._spawn(*celery, "beat", "--schedule", str(self.stage.folder / "beat")),
             self._spawn(sys.executable, "manage.py", "gateway"),
         ]
         until(self.stage.is_ready, seconds=60, what="the product's start")
-        self.api = Api(self.stage.url, folder / "secrets" / "demo-tokens.json")
-        self.key = (folder / "secrets" / "engine").read_text()
-        self._number = 0
-        self.api.post("models/", "ana", {"name": "textgen"})
 
     def _spawn(self, *words: str) -> subprocess.Popen[bytes]:
         with self.stage.log.open("ab") as log:

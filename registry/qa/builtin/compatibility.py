@@ -8,7 +8,7 @@ from typing import Any
 
 from registry import artifacts
 from registry.qa.base import Check, Context, Outcome
-from registry.qa.builtin.exchange import Exchange, Visitor, events, listed, visit
+from registry.qa.builtin.exchange import Exchange, VisitingCheck, Visitor, events, listed
 from registry.qa.catalogue import check
 
 CATEGORY = "compatibility"
@@ -46,19 +46,13 @@ class Digest(Check):
 
 
 @check
-class EngineAnswers(Check):
+class EngineAnswers(VisitingCheck):
     name = "compatibility.engine_answers"
     label = "The engine answers"
     category = CATEGORY
     weight = 2.0
     required = True
-    needs_server = True
-    alone = False
     timeout = 20.0
-
-    def run(self, context: Context) -> Outcome:
-        with visit(context) as visitor:
-            return self.ask(context, visitor)
 
     def ask(self, context: Context, visitor: Visitor) -> Outcome:
         key = visitor.server.api_key
@@ -79,19 +73,13 @@ class EngineAnswers(Check):
 
 
 @check
-class ModelName(Check):
+class ModelName(VisitingCheck):
     name = "compatibility.model_name"
     label = "The expected model is served"
     category = CATEGORY
     weight = 1.0
     required = True
-    needs_server = True
-    alone = False
     timeout = 15.0
-
-    def run(self, context: Context) -> Outcome:
-        with visit(context) as visitor:
-            return self.ask(context, visitor)
 
     def ask(self, context: Context, visitor: Visitor) -> Outcome:
         answer = visitor.ask("GET", "/v1/models", key=visitor.server.api_key)
@@ -108,19 +96,13 @@ class ModelName(Check):
 
 
 @check
-class Generation(Check):
+class Generation(VisitingCheck):
     name = "compatibility.generation"
     label = "Text is generated, plain and streamed"
     category = CATEGORY
     weight = 3.0
     required = True
-    needs_server = True
-    alone = False
     timeout = 30.0
-
-    def run(self, context: Context) -> Outcome:
-        with visit(context) as visitor:
-            return self.ask(context, visitor)
 
     def ask(self, context: Context, visitor: Visitor) -> Outcome:
         path = visitor.completions_path()
@@ -138,19 +120,13 @@ class Generation(Check):
 
 
 @check
-class Repeatable(Check):
+class Repeatable(VisitingCheck):
     name = "compatibility.repeatable"
     label = "Greedy generation repeats itself"
     category = CATEGORY
     weight = 1.0
     required = False
-    needs_server = True
-    alone = False
     timeout = 30.0
-
-    def run(self, context: Context) -> Outcome:
-        with visit(context) as visitor:
-            return self.ask(context, visitor)
 
     def ask(self, context: Context, visitor: Visitor) -> Outcome:
         path = visitor.completions_path()

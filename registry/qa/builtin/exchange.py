@@ -10,7 +10,7 @@ from typing import Any
 
 from deploypipe.core.errors import EngineError
 from registry.engines import EngineClient
-from registry.qa.base import Context, RunningServer
+from registry.qa.base import Check, Context, Outcome, RunningServer
 
 COMPLETIONS = "/v1/completions"
 CHAT = "/v1/chat/completions"
@@ -122,6 +122,26 @@ def visit(context: Context) -> Iterator[Visitor]:
     server = server_of(context)
     with EngineClient(server.base_url, None) as client:  # no key of its own: each request says which one it carries
         yield Visitor(server, client)
+
+
+class VisitingCheck(Check):
+    """A check that asks the running server something. The subclass says what, in `ask`."""
+
+    needs_server = True
+    alone = False
+
+    def run(self, context: Context) -> Outcome:
+        if reason := self.off(context):
+            return Outcome.not_applicable(reason)
+        with visit(context) as visitor:
+            return self.ask(context, visitor)
+
+    def off(self, context: Context) -> str:
+        """Why the policy does not ask for this check, as a sentence; empty where it does."""
+        return ""
+
+    def ask(self, context: Context, visitor: Visitor) -> Outcome:
+        raise NotImplementedError
 
 
 def events(body: bytes) -> list[str]:

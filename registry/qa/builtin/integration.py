@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from registry.qa.base import Check, Context, Outcome
-from registry.qa.builtin.exchange import ABSENT, Exchange, Visitor, visit
+from registry.qa.builtin.exchange import ABSENT, Exchange, VisitingCheck, Visitor
 from registry.qa.catalogue import check
 
 CATEGORY = "integration"
@@ -13,21 +13,16 @@ PROCESS = "/deep_tree_echo/process"
 
 
 @check
-class Dtesn(Check):
+class Dtesn(VisitingCheck):
     name = "integration.dtesn"
     label = "DTESN processes"
     category = CATEGORY
     weight = 2.0
     required = False
-    needs_server = True
-    alone = False
     timeout = 40.0
 
-    def run(self, context: Context) -> Outcome:
-        if not context.policy.deep_tree_echo:
-            return Outcome.not_applicable(OFF)
-        with visit(context) as visitor:
-            return self.ask(context, visitor)
+    def off(self, context: Context) -> str:
+        return "" if context.policy.deep_tree_echo else OFF
 
     def ask(self, context: Context, visitor: Visitor) -> Outcome:
         key = visitor.server.api_key
@@ -96,22 +91,18 @@ def _tree_problems(visitor: Visitor, status: Exchange, exchanges: list[Exchange]
 
 
 @check
-class AarCore(Check):
+class AarCore(VisitingCheck):
+    """Its gateway, `/agents` and `/functions`, is mounted by no engine that is known; some deployment may."""
+
     name = "integration.aar_core"
     label = "AAR Core answers"
     category = CATEGORY
     weight = 1.0
     required = False
-    needs_server = True
-    alone = False
     timeout = 20.0
 
-    def run(self, context: Context) -> Outcome:
-        """Its gateway, `/agents` and `/functions`, is mounted by no engine that is known; some deployment may."""
-        if not context.policy.deep_tree_echo:
-            return Outcome.not_applicable(OFF)
-        with visit(context) as visitor:
-            return self.ask(context, visitor)
+    def off(self, context: Context) -> str:
+        return "" if context.policy.deep_tree_echo else OFF
 
     def ask(self, context: Context, visitor: Visitor) -> Outcome:
         key = visitor.server.api_key

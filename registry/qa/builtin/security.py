@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from registry.qa.base import Check, Context, Outcome
+from registry.qa.base import Context, Outcome
 from registry.qa.builtin.exchange import (
     ABSENT,
     CHAT,
@@ -14,9 +14,9 @@ from registry.qa.builtin.exchange import (
     PROMPT,
     REFUSED,
     Exchange,
+    VisitingCheck,
     Visitor,
     listed,
-    visit,
 )
 from registry.qa.catalogue import check
 
@@ -49,21 +49,18 @@ UNGUARDED: tuple[tuple[str, dict[str, Any]], ...] = (
 
 
 @check
-class KeyRequired(Check):
+class KeyRequired(VisitingCheck):
     name = "security.key_required"
     label = "A key is required"
     category = CATEGORY
     weight = 3.0
     required = True
-    needs_server = True
-    alone = False
     timeout = 60.0
 
-    def run(self, context: Context) -> Outcome:
-        if not context.policy.require_authentication:
-            return Outcome.not_applicable("The policy does not demand that the server asks for a key.")
-        with visit(context) as visitor:
-            return self.ask(context, visitor)
+    def off(self, context: Context) -> str:
+        if context.policy.require_authentication:
+            return ""
+        return "The policy does not demand that the server asks for a key."
 
     def ask(self, context: Context, visitor: Visitor) -> Outcome:
         exchanges = [*_guarded(visitor), *_unguarded(visitor)]
@@ -185,22 +182,20 @@ def hostile(visitor: Visitor, path: str) -> list[Hostile]:
 
 
 @check
-class InputValidation(Check):
+class InputValidation(VisitingCheck):
     name = "security.input_validation"
     label = "Bad input is refused and survived"
     category = CATEGORY
     weight = 2.0
     required = True
-    needs_server = True
     # It may bring the server down: last and by itself, so that no other check is blamed.
     alone = True
     timeout = 90.0
 
-    def run(self, context: Context) -> Outcome:
-        if not context.policy.require_input_validation:
-            return Outcome.not_applicable("The policy does not demand that the server validates its input.")
-        with visit(context) as visitor:
-            return self.ask(context, visitor)
+    def off(self, context: Context) -> str:
+        if context.policy.require_input_validation:
+            return ""
+        return "The policy does not demand that the server validates its input."
 
     def ask(self, context: Context, visitor: Visitor) -> Outcome:
         path = visitor.completions_path()
@@ -260,19 +255,13 @@ def _reception(answer: Exchange) -> str:
 
 
 @check
-class KeysNotEchoed(Check):
+class KeysNotEchoed(VisitingCheck):
     name = "security.keys_not_echoed"
     label = "Keys are not echoed"
     category = CATEGORY
     weight = 1.0
     required = False
-    needs_server = True
-    alone = False
     timeout = 30.0
-
-    def run(self, context: Context) -> Outcome:
-        with visit(context) as visitor:
-            return self.ask(context, visitor)
 
     def ask(self, context: Context, visitor: Visitor) -> Outcome:
         right = visitor.server.api_key
