@@ -18,7 +18,7 @@ WAIT_MS = 60_000
 
 def confirm(page: Page, verb: str, reason: str) -> None:
     """Open the verb's dialog, say why, confirm."""
-    page.locator("summary", has_text=verb).click()
+    page.locator("summary.btn", has_text=verb).click()
     form = page.locator("details[open] form, dialog[open] form").filter(visible=True)
     form.get_by_role("textbox").fill(reason)
     form.get_by_role("button", name=verb, exact=True).click()
