@@ -61,6 +61,7 @@ INSTALLED_APPS = [
     "rollouts",
     "abtests",
     "deploypipe",
+    *env.words("APPS", ""),
 ]
 
 MIDDLEWARE = [
@@ -188,6 +189,9 @@ CHANNEL_LAYERS: dict[str, dict[str, Any]] = {
 
 ENGINE_API_KEY = env.kept_secret("ENGINE_API_KEY", VAR_DIR / "secrets" / "engine", f"dpk-{secrets.token_urlsafe(24)}")
 """The key that model servers ask of their callers; handed to them by environment variable, never on a command line."""
+
+QA_FILES_DIR = env.path("QA_FILES", VAR_DIR / "qa")
+"""Where the files lie that policies name: a team's own prompts and held-out texts."""
 
 TARGETS: dict[str, dict[str, Any]] = {
     "local": {"BACKEND": "rollouts.targets.local.LocalTarget", "OPTIONS": {"directory": VAR_DIR / "servers"}},

@@ -1,6 +1,7 @@
 """What registry needs from above without knowing who gives it.
 
-- `host`: somewhere to run a version while it is examined (rollouts gives its targets).
+- `host`: somewhere to run a version while it is examined (rollouts gives its targets), what that place has, and a copy
+  of the version that serves today.
 - `uses`: who uses a version, so that it is not retired under live traffic.
 """
 
@@ -8,12 +9,26 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from typing import Protocol
 
 from registry.models import ModelVersion, QARun
-from registry.qa.base import RunningServer
+from registry.qa.base import Hardware, RunningServer
 
-Host = Callable[[ModelVersion, QARun], AbstractContextManager[RunningServer]]
-"""Starts the version's server, waits until it is ready, stops it at the end. Raises BackendError with a sentence."""
+
+class Host(Protocol):
+    """Starts servers for an examination, waits until they are ready, stops them at the end.
+
+    Entering a server raises BackendError with a sentence.
+    """
+
+    def candidate(self, version: ModelVersion, run: QARun) -> AbstractContextManager[RunningServer]: ...
+
+    def live(self, version: ModelVersion, run: QARun) -> AbstractContextManager[RunningServer] | None:
+        """A copy of what serves `run.environment` today; None where nothing does, or that is `version` itself."""
+
+    def hardware(self, version: ModelVersion, run: QARun) -> Hardware | None:
+        """What is declared or measured of the place; None where nothing is known."""
+
 
 _hosts: list[Host] = []
 _uses: list[Callable[[ModelVersion], str | None]] = []

@@ -123,6 +123,41 @@ class VersionTag(models.Model):
         return f"{self.key}={self.value}"
 
 
+class QAPolicy(models.Model):
+    """One version of what a model's versions are judged by in an environment; the newest number holds.
+
+    Only what differs is kept: the rest comes from the next more general one. From general to particular: the
+    product's defaults, all models and environments, one environment, one model, one model in one environment.
+    """
+
+    model = models.ForeignKey(
+        RegisteredModel, on_delete=models.CASCADE, related_name="qa_policies", null=True, blank=True
+    )
+    environment = models.CharField(max_length=40, blank=True)
+    number = models.PositiveIntegerField()
+    values = models.JSONField(default=dict, blank=True)
+    """Part of `registry.qa.policy.Policy.to_json`, by the same names."""
+    pipeline = models.JSONField(default=dict, blank=True)
+    """The other sections of the pipeline-config.yaml that it came from, so that an export gives them back."""
+    note = models.TextField(blank=True)
+    created_by = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.PROTECT, related_name="+")
+    created_at = models.DateTimeField(default=timezone.now, editable=False)
+
+    class Meta:
+        ordering = ["-pk"]
+        verbose_name = "QA policy"
+        verbose_name_plural = "QA policies"
+        constraints = [
+            models.UniqueConstraint(fields=["model", "environment", "number"], name="one_policy_per_number"),
+            models.UniqueConstraint(
+                fields=["environment", "number"], condition=Q(model=None), name="one_general_policy_per_number"
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"policy {self.number} of {self.model or 'all models'} in {self.environment or 'all environments'}"
+
+
 class QARun(Stateful):
     """One examination. It keeps the policy that it judged by."""
 
@@ -132,6 +167,10 @@ class QARun(Stateful):
     status = models.CharField(max_length=20, default=RunStatus.QUEUED)
     digest = models.CharField(max_length=64)
     policy = models.JSONField()
+    environment = models.CharField(max_length=40, blank=True)
+    """Whose policy it was judged by; empty for the one that holds wherever no environment has its own."""
+    policy_sources = models.JSONField(default=list, blank=True)
+    """The QAPolicy rows that the policy was put together from, most general first."""
     requested_by = models.ForeignKey(
         settings.AUTH_USER_MODEL, on_delete=models.PROTECT, related_name="+", null=True, blank=True
     )
@@ -184,6 +223,8 @@ class QAResult(models.Model):
     unit = models.CharField(max_length=40, blank=True)
     reason = models.TextField(blank=True)
     evidence = models.JSONField(default=dict, blank=True)
+    findings = models.JSONField(default=list, blank=True)
+    """What is wrong, one by one: severity, sentence, action."""
     seconds = models.FloatField(default=0)
 
     class Meta:

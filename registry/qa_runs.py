@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime, timedelta
+from functools import partial
 
 from django.conf import settings
 from django.db import Error as DatabaseFault
@@ -30,7 +31,7 @@ from registry.models import QAResult, QARun
 from registry.qa.base import Context
 from registry.qa.catalogue import all_checks
 from registry.qa.policy import Policy
-from registry.qa.runner import Result, examine, to_scored
+from registry.qa.runner import Result, StartServer, examine, to_scored
 
 logger = logging.getLogger(__name__)
 
@@ -134,11 +135,22 @@ def _examine(run: QARun) -> list[Result]:
         engine=version.engine,
         policy=Policy.from_json(run.policy),
         server_problem="No target is set up to run the version on.",
+        engine_arguments=tuple(version.engine_arguments),
+        files=settings.QA_FILES_DIR,
     )
-    host = hooks.host()
-    start_server = (lambda: host(version, run)) if host else None
+    start_server: StartServer | None = None
+    start_live: StartServer | None = None
+    if host := hooks.host():
+        start_server = partial(host.candidate, version, run)
+        context = replace(context, hardware=host.hardware(version, run))
+        if (live := host.live(version, run)) is not None:
+            start_live = lambda: live  # noqa: E731
     results = examine(
-        context, all_checks(), on_result=lambda found: _keep(run, _shown(found)), start_server=start_server
+        context,
+        all_checks(),
+        on_result=lambda found: _keep(run, _shown(found)),
+        start_server=start_server,
+        start_live=start_live,
     )
     return [_shown(result) for result in results]
 
@@ -146,7 +158,9 @@ def _examine(run: QARun) -> list[Result]:
 def _shown(result: Result) -> Result:
     """A server that did not start may have written its key into its log, whose end is the reason."""
     outcome = result.outcome
-    return replace(result, outcome=replace(outcome, reason=hide(outcome.reason), evidence=hide(outcome.evidence)))
+    findings = tuple(replace(f, sentence=hide(f.sentence), action=hide(f.action)) for f in outcome.findings)
+    shown = replace(outcome, reason=hide(outcome.reason), evidence=hide(outcome.evidence), findings=findings)
+    return replace(result, outcome=shown)
 
 
 @transaction.atomic
@@ -169,6 +183,7 @@ def _keep(run: QARun, result: Result) -> None:
             "unit": outcome.unit,
             "reason": outcome.reason,
             "evidence": dict(outcome.evidence),
+            "findings": [finding.to_json() for finding in outcome.findings],
             "seconds": result.seconds,
         },
     )

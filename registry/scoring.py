@@ -22,8 +22,14 @@ class Band(StrEnum):
     POOR = "poor"  # below 65: blocked
 
 
-CATEGORY_WEIGHTS: Mapping[str, float] = {"compatibility": 25, "performance": 30, "security": 25, "integration": 20}
-"""The mission's weights, in percent."""
+CATEGORY_WEIGHTS: Mapping[str, float] = {
+    "compatibility": 25,
+    "performance": 30,
+    "security": 25,
+    "integration": 20,
+    "quality": 0,
+}
+"""The mission's weights, in percent; output quality is looked at, and counts where a policy gives it a weight."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +69,7 @@ def score(results: Sequence[Scored], weights: Mapping[str, float] = CATEGORY_WEI
     band = band_of(points)
     stops = [r for r in results if r.required and r.status not in (Status.PASSED, Status.NOT_APPLICABLE)]
     blocked = bool(stops) or band is Band.POOR or not applicable
-    return Score(points, band, blocked, _sentence(points, band, results, stops), categories)
+    return Score(points, band, blocked, _sentence(points, band, results, stops, weights), categories)
 
 
 def band_of(points: float) -> Band:
@@ -84,7 +90,13 @@ def _category(results: Sequence[Scored]) -> float | None:
     return 100.0 * sum(r.weight for r in counted if r.status is Status.PASSED) / total
 
 
-def _sentence(points: float, band: Band, results: Sequence[Scored], stops: Sequence[Scored]) -> str:
+def _sentence(
+    points: float,
+    band: Band,
+    results: Sequence[Scored],
+    stops: Sequence[Scored],
+    weights: Mapping[str, float],
+) -> str:
     if stops:
         # What failed explains more than what could not be checked because of it.
         first = min(stops, key=lambda r: (r.status is not Status.FAILED, r.status is not Status.ERROR))
@@ -92,7 +104,7 @@ def _sentence(points: float, band: Band, results: Sequence[Scored], stops: Seque
         also = f" Also failed: {', '.join(r.label for r in more)}." if more else ""
         return f"Blocked: {first.reason}{also}"
     unmet = (Status.FAILED, Status.ERROR, Status.NOT_CHECKED)
-    lost = [r.label for r in results if r.status in unmet and r.weight > 0]
+    lost = [r.label for r in results if r.status in unmet and r.weight > 0 and weights.get(r.category, 0) > 0]
     cost = f" Points were lost on: {', '.join(lost)}." if lost else ""
     meaning = {
         Band.EXCELLENT: "may be approved",

@@ -10,5 +10,5 @@ class RolloutsConfig(AppConfig):
         from registry import hooks
         from rollouts import examination, queries
 
-        hooks.provide_host(examination.host)
+        hooks.provide_host(examination.ExaminationHost())
         hooks.add_use(queries.use_of_version)

@@ -5,15 +5,16 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 from django.conf import settings
 
 from deploypipe.core.errors import TargetError
 from registry.models import ModelVersion, QARun
-from registry.qa.base import RunningServer
+from registry.qa.base import Hardware, RunningServer
 from rollouts.backends import targets
-from rollouts.servers import examination_name, spec_of
+from rollouts.models import Route
+from rollouts.servers import examination_name, live_copy_name, spec_of
 from rollouts.targets.base import Observation, Phase, Target
 
 logger = logging.getLogger(__name__)
@@ -22,10 +23,33 @@ TARGET = "local"
 POLL_SECONDS = 0.1
 
 
+class ExaminationHost:
+    """What `registry.hooks.Host` asks for."""
+
+    def candidate(self, version: ModelVersion, run: QARun) -> AbstractContextManager[RunningServer]:
+        return _serving(version, examination_name(run.pk, run.attempt))
+
+    def live(self, version: ModelVersion, run: QARun) -> AbstractContextManager[RunningServer] | None:
+        live = _live_version(version, run.environment)
+        return _serving(live, live_copy_name(run.pk, run.attempt)) if live else None
+
+    def hardware(self, version: ModelVersion, run: QARun) -> Hardware | None:
+        return targets[TARGET].hardware()
+
+
+def _live_version(version: ModelVersion, environment: str) -> ModelVersion | None:
+    """Where no environment is named, the one of the last in line: production, that is."""
+    routes = Route.objects.filter(model_id=version.model_id, stable__isnull=False)
+    if environment:
+        routes = routes.filter(environment__name=environment)
+    route = routes.select_related("stable__version__model").order_by("-environment__position").first()
+    found = route.stable.version if route and route.stable else None
+    return found if found and found.pk != version.pk else None
+
+
 @contextmanager
-def host(version: ModelVersion, run: QARun) -> Iterator[RunningServer]:
+def _serving(version: ModelVersion, name: str) -> Iterator[RunningServer]:
     target = targets[TARGET]
-    name = examination_name(run.pk, run.attempt)
     try:
         target.restart(spec_of(version, name))
         seen = _wait_ready(target, name)

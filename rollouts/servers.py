@@ -43,6 +43,11 @@ def examination_name(run: int, attempt: int) -> str:
     return f"qa-{run}-{attempt}"
 
 
+def live_copy_name(run: int, attempt: int) -> str:
+    """The copy of the live version that an examination compares with."""
+    return f"qa-{run}-{attempt}-live"
+
+
 def spec_of(version: ModelVersion, name: str) -> ServerSpec:
     engine = ENGINES[version.engine]
     command = launch_command(
@@ -259,7 +264,7 @@ def _stop_strays_of(target: Target) -> None:
     # In this order: a server's row is there before the server is.
     found = target.names()
     runs = QARun.objects.filter(status=RunStatus.RUNNING).values_list("pk", "attempt")
-    wanted = {examination_name(pk, attempt) for pk, attempt in runs}
+    wanted = {name(*run) for run in runs for name in (examination_name, live_copy_name)}
     wanted |= set(Deployment.objects.kept().values_list("name", flat=True))
     for name in found - wanted:
         target.stop(name)

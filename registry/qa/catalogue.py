@@ -1,16 +1,21 @@
-"""All checks that are installed. Another application adds its own with `@check` in its `qa_checks.py`."""
+"""All checks that are installed. Another application adds its own with `@check` in its `qa_checks.py`.
+
+Django's side calls `discover` with the installed apps; the command line with those that the environment names.
+"""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from importlib import import_module
+from importlib.util import find_spec
 from typing import TypeVar
 
 from registry.qa.base import Check
 from registry.scoring import CATEGORY_WEIGHTS
 
 BUILTIN = "registry.qa.builtin"
-_MODULES = ("compatibility", "performance", "security", "integration")
+_MODULES = ("compatibility", "performance", "security", "integration", "quality")
 _NAME = re.compile(r"[a-z][a-z0-9_]*\.[a-z][a-z0-9_]*")
 
 _checks: dict[str, type[Check]] = {}
@@ -27,6 +32,13 @@ def check(cls: C) -> C:
         raise ValueError(f"{cls.name!r} is already the check {known.__module__}.{known.__qualname__}")
     _checks[cls.name] = cls
     return cls
+
+
+def discover(apps: Iterable[str]) -> None:
+    """Import `qa_checks.py` of each app that has one. An error inside such a file is the caller's to see."""
+    for app in apps:
+        if find_spec(app) is not None and find_spec(f"{app}.qa_checks") is not None:
+            import_module(f"{app}.qa_checks")
 
 
 def all_checks() -> list[type[Check]]:

@@ -1,6 +1,8 @@
-"""Runs checks: those on files, then those on the server together, then each that must be alone.
+"""Runs checks: those on files, those on the server together, then each that must be alone, then comparisons with the
+live version, and last what may bring the server down.
 
-A check that hangs or raises becomes an error and stops nothing: each runs in a daemon thread of its own.
+A check that hangs or raises becomes an error and stops nothing: each runs in a daemon thread of its own. All that
+wait for the server share `SERVER_SECONDS`, so that an examination ends whatever the server does.
 """
 
 from __future__ import annotations
@@ -16,9 +18,12 @@ from queue import Empty, SimpleQueue
 from typing import Any
 
 from registry.qa.base import Check, Context, Outcome, RunningServer
+from registry.qa.policy import Policy
 from registry.scoring import Scored, Status
 
 AT_ONCE = 4
+SERVER_SECONDS = 240.0
+"""For all checks that wait for the server, from the first one's beginning."""
 HIDDEN = "•••"
 
 
@@ -43,6 +48,8 @@ class Result:
 OnResult = Callable[[Result], None]
 Clock = Callable[[], float]
 StartServer = Callable[[], AbstractContextManager[RunningServer]]
+NO_LIVE = "No other version is live, so there is nothing to compare with."
+NOT_COMPARED = "The policy does not ask for a comparison with the live version."
 
 
 def ignore(result: Result) -> None:
@@ -56,44 +63,26 @@ def examine(
     on_result: OnResult = ignore,
     clock: Clock = time.monotonic,
     start_server: StartServer | None = None,
+    start_live: StartServer | None = None,
+    server_seconds: float = SERVER_SECONDS,
 ) -> list[Result]:
     """Every check's result, in the order of `checks`; `on_result` gets each as it comes, in the caller's thread.
 
     `start_server` is called only when no required check of the files stands against it, and left at the end; what it
     raises becomes the reason why the server's checks were not made. Without it the context's own server is examined.
+    `start_live` starts a copy of the live version for the checks that compare with it, and only while nothing blocks.
     """
-    results = files_phase(context, checks, on_result=on_result, clock=clock)
-    with ExitStack() as stack:
-        if problem := stop_reason(results):
-            context = replace(context, server=None, server_problem=problem)
-        elif start_server is not None:
-            try:
-                context = replace(context, server=stack.enter_context(start_server()), server_problem="")
-            except Exception as error:
-                context = replace(context, server=None, server_problem=str(error) or type(error).__name__)
-        results += server_phase(context, checks, on_result=on_result, clock=clock)
-    place = {check.name: index for index, check in enumerate(checks)}
-    return sorted(results, key=lambda result: place[result.name])
-
-
-def files_phase(
-    context: Context, checks: Sequence[type[Check]], *, on_result: OnResult = ignore, clock: Clock = time.monotonic
-) -> list[Result]:
-    """The checks that need no server."""
-    return _run([c for c in checks if not c.needs_server], context, on_result, clock)
-
-
-def server_phase(
-    context: Context, checks: Sequence[type[Check]], *, on_result: OnResult = ignore, clock: Clock = time.monotonic
-) -> list[Result]:
-    """The checks that need the server. Without one, each is "not checked" with `context.server_problem` as reason."""
+    running = _Examination(context, on_result, clock, server_seconds)
+    running.files([c for c in checks if not c.needs_server])
     asking = [c for c in checks if c.needs_server]
-    if context.server is not None:
-        return _run(asking, context, on_result, clock)
-    results = [_result(c, Outcome.not_checked(context.server_problem or "There is no server."), 0.0) for c in asking]
-    for result in results:
-        on_result(result)
-    return results
+    with ExitStack() as stack:
+        running.begin_server(stack, start_server)
+        running.together([c for c in asking if not (c.alone or c.needs_live or c.last)])
+        running.one_by_one([c for c in asking if c.alone and not (c.needs_live or c.last)])
+        running.compare([c for c in asking if c.needs_live], start_live)
+        running.one_by_one([c for c in asking if c.last and not c.needs_live])
+    place = {check.name: index for index, check in enumerate(checks)}
+    return sorted(running.results, key=lambda result: place[result.name])
 
 
 def stop_reason(results: Sequence[Result]) -> str | None:
@@ -113,30 +102,99 @@ def to_scored(result: Result) -> Scored:
     )
 
 
-def _run(checks: Sequence[type[Check]], context: Context, on_result: OnResult, clock: Clock) -> list[Result]:
-    together = [c for c in checks if not c.alone]
-    results = _Running(context, on_result, clock).run(together, AT_ONCE)
-    for check in checks:
-        if check.alone:
-            results += _Running(context, on_result, clock).run([check], 1)
-    return results
+@dataclass
+class _Examination:
+    context: Context
+    on_result: OnResult
+    clock: Clock
+    server_seconds: float
+    results: list[Result] = field(default_factory=list)
+    ends: float = math.inf
+    """When the server's time is up, by `clock`."""
+
+    def files(self, checks: Sequence[type[Check]]) -> None:
+        if self.context.artifact is None:
+            self._skip(
+                [c for c in checks if c.needs_artifact],
+                "No files were given, only a running server.",
+                Status.NOT_APPLICABLE,
+            )
+            checks = [c for c in checks if not c.needs_artifact]
+        self._run(checks, AT_ONCE)
+
+    def begin_server(self, stack: ExitStack, start: StartServer | None) -> None:
+        if problem := stop_reason(self.results):
+            self.context = replace(self.context, server=None, server_problem=problem)
+        elif start is not None:
+            try:
+                self.context = replace(self.context, server=stack.enter_context(start()), server_problem="")
+            except Exception as error:
+                self.context = replace(self.context, server=None, server_problem=str(error) or type(error).__name__)
+        self.ends = self.clock() + self.server_seconds
+
+    def together(self, checks: Sequence[type[Check]]) -> None:
+        self._ask(checks, AT_ONCE)
+
+    def one_by_one(self, checks: Sequence[type[Check]]) -> None:
+        self._ask(checks, 1)
+
+    def compare(self, checks: Sequence[type[Check]], start_live: StartServer | None) -> None:
+        if not checks or self.context.server is None:
+            return self.one_by_one(checks)  # each says why there is no server
+        wanted = start_live is not None and self.context.policy.compare_with_live
+        if wanted and (stops := [r for r in self.results if r.stops]):
+            return self._skip(checks, f"The live version was not started for it: {stops[0].label} blocks already.")
+        with ExitStack() as stack:
+            live = self.context.live
+            if wanted and start_live is not None:
+                try:
+                    live = stack.enter_context(start_live())
+                except Exception as error:
+                    return self._skip(checks, f"A copy of the live version could not be started: {error}")
+            if live is None or not self.context.policy.compare_with_live:
+                why = NO_LIVE if live is None and self.context.policy.compare_with_live else NOT_COMPARED
+                return self._skip(checks, why, Status.NOT_APPLICABLE)
+            before, self.context = self.context, replace(self.context, live=live)
+            self._ask(checks, 1)
+            self.context = before
+        return None
+
+    def _ask(self, checks: Sequence[type[Check]], at_once: int) -> None:
+        if self.context.server is None:
+            self._skip(checks, self.context.server_problem or "There is no server.")
+        else:
+            self._run(checks, at_once)
+
+    def _run(self, checks: Sequence[type[Check]], at_once: int) -> None:
+        _Running(self.context, self._found, self.clock, self.ends, self.server_seconds).run(checks, at_once)
+
+    def _skip(self, checks: Sequence[type[Check]], why: str, status: Status = Status.NOT_CHECKED) -> None:
+        for check in checks:
+            self._found(_result(check, Outcome(status, why), 0.0, self.context.policy))
+
+    def _found(self, result: Result) -> None:
+        self.results.append(result)
+        self.on_result(result)
 
 
 @dataclass
 class _Running:
     context: Context
-    on_result: OnResult
+    found: OnResult
     clock: Clock
+    ends: float
+    whole: float
     answers: SimpleQueue[tuple[str, Outcome, float]] = field(default_factory=SimpleQueue)
     started: dict[str, tuple[type[Check], float]] = field(default_factory=dict)
-    results: list[Result] = field(default_factory=list)
 
-    def run(self, checks: Sequence[type[Check]], at_once: int) -> list[Result]:
+    def run(self, checks: Sequence[type[Check]], at_once: int) -> None:
         waiting = deque(checks)
         while waiting or self.started:
             while waiting and len(self.started) < at_once:
                 self._start(waiting.popleft())
-            nearest = min(at + check.timeout for check, at in self.started.values())
+            if not self.started:
+                continue
+            nearest = min(self._until(check, at) for check, at in self.started.values())
             try:
                 name, outcome, ended = self.answers.get(timeout=max(0.0, nearest - self.clock()))
             except Empty:
@@ -144,11 +202,21 @@ class _Running:
                 continue
             if name in self.started:  # else it was given up already
                 self._finish(name, outcome, ended)
-        return self.results
+
+    def _until(self, check: type[Check], at: float) -> float:
+        return min(at + check.timeout, self.ends)
 
     def _start(self, check: type[Check]) -> None:
-        self.started[check.name] = (check, self.clock())
+        now = self.clock()
+        self.started[check.name] = (check, now)
+        if now >= self.ends:
+            return self._finish(check.name, Outcome.error(f"It was not begun: {self._used_up}"), now)
         threading.Thread(target=self._answer, args=(check,), name=f"check {check.name}", daemon=True).start()
+        return None
+
+    @property
+    def _used_up(self) -> str:
+        return f"the {self.whole:g} s for all checks of the server were used up."
 
     def _answer(self, check: type[Check]) -> None:
         try:
@@ -164,27 +232,33 @@ class _Running:
         now = self.clock()
         for name, (check, at) in list(self.started.items()):
             if now >= at + check.timeout:
-                self._finish(name, Outcome(Status.ERROR, f"The check gave no answer within {check.timeout:g} s."), now)
+                self._finish(name, Outcome.error(f"The check gave no answer within {check.timeout:g} s."), now)
+            elif now >= self.ends:
+                self._finish(name, Outcome.error(f"The check was ended: {self._used_up}"), now)
 
     def _finish(self, name: str, outcome: Outcome, ended: float) -> None:
         check, at = self.started.pop(name)
-        result = _result(check, _without_secrets(outcome, self.context.server), ended - at)
-        self.results.append(result)
-        self.on_result(result)
+        self.found(_result(check, _without_secrets(outcome, self.context.server), ended - at, self.context.policy))
 
 
-def _result(check: type[Check], outcome: Outcome, seconds: float) -> Result:
-    return Result(check.name, check.label, check.category, check.weight, check.required, outcome, max(0.0, seconds))
+def _result(check: type[Check], outcome: Outcome, seconds: float, policy: Policy) -> Result:
+    required = check.required and check.category not in policy.advisory
+    return Result(check.name, check.label, check.category, check.weight, required, outcome, max(0.0, seconds))
 
 
 def _without_secrets(outcome: Outcome, server: RunningServer | None) -> Outcome:
     secret = server.api_key if server else ""
+    findings = tuple(
+        replace(found, sentence=_clean(found.sentence, secret), action=_clean(found.action, secret))
+        for found in outcome.findings
+    )
     return replace(
         outcome,
         reason=_clean(outcome.reason, secret),
         value=_clean(outcome.value, secret),
         limit=_clean(outcome.limit, secret),
         evidence=_clean(outcome.evidence, secret),
+        findings=findings,
     )
 
 

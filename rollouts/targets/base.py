@@ -12,6 +12,8 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Protocol
 
+from registry.qa.base import Hardware
+
 
 @dataclass(frozen=True)
 class ServerSpec:
@@ -63,5 +65,8 @@ class Target(Protocol):
 
     def names(self) -> set[str]:
         """The servers that this target knows and that are not absent: also those nobody asked for any more."""
+
+    def hardware(self) -> Hardware | None:
+        """What each server may use here; None where nothing is declared or measured."""
 
     def log_tail(self, name: str, *, lines: int = 50) -> str: ...

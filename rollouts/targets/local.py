@@ -32,6 +32,7 @@ import psutil
 from deploypipe.core import processes
 from deploypipe.core.errors import TargetError
 from deploypipe.core.processes import ProcessIdentity
+from registry.qa.base import Hardware
 
 from .base import Observation, Phase, ServerSpec
 
@@ -124,8 +125,16 @@ class Record:
 
 
 class LocalTarget:
-    def __init__(self, directory: Path | str, host: str = "127.0.0.1", inherit: Sequence[str] = INHERITED) -> None:
+    def __init__(
+        self,
+        directory: Path | str,
+        host: str = "127.0.0.1",
+        inherit: Sequence[str] = INHERITED,
+        hardware: Mapping[str, int] | None = None,
+    ) -> None:
+        """`hardware` declares what cannot be measured without the vendor's library; see `Hardware`."""
         self._directory = Path(directory)
+        self._hardware = Hardware(**hardware) if hardware else None
         self._host = host
         self._inherit = tuple(inherit)
 
@@ -192,6 +201,10 @@ class LocalTarget:
 
     def names(self) -> set[str]:
         return {name for name in self._recorded() if self._may_be_there(name)}
+
+    def hardware(self) -> Hardware | None:
+        declared = self._hardware or Hardware()
+        return declared if declared.memory_bytes else replace(declared, memory_bytes=psutil.virtual_memory().total)
 
     def log_tail(self, name: str, *, lines: int = 50) -> str:
         require_name(name)

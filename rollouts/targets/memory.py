@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
 from deploypipe.core.errors import TargetError
+from registry.qa.base import Hardware
 
 from .base import Observation, Phase, ServerSpec
 from .local import require_name
@@ -73,6 +74,9 @@ class MemoryTarget:
     def names(self) -> set[str]:
         with self._lock:
             return set(self._servers)
+
+    def hardware(self) -> Hardware | None:
+        return None
 
     def log_tail(self, name: str, *, lines: int = 50) -> str:
         with self._lock:

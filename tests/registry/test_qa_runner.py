@@ -3,6 +3,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -12,9 +13,9 @@ from typing import Any
 import pytest
 
 from registry.artifacts import FileEntry, Manifest
-from registry.qa.base import Check, Context, Outcome, RunningServer
+from registry.qa.base import Check, Context, Finding, Outcome, RunningServer, Severity
 from registry.qa.policy import Policy
-from registry.qa.runner import Result, examine, files_phase, server_phase, stop_reason, to_scored
+from registry.qa.runner import Result, examine, to_scored
 from registry.scoring import Status
 
 SERVER = RunningServer("http://127.0.0.1:1", "words", "a-secret-key")
@@ -222,12 +223,96 @@ def test_server_that_does_not_start_leaves_its_reason_on_each_check() -> None:
     assert results[0].outcome == Outcome.not_checked("It exited with 3.")
 
 
-def test_both_phases_can_be_run_by_the_caller() -> None:
-    checks: list[type[Check]] = [Sound, variant("files", **FILES)]
-    files = files_phase(NO_SERVER, checks)
-    assert [r.name for r in files] == ["security.files"]
-    assert stop_reason(files) is None
-    assert server_phase(NO_SERVER, checks)[0].outcome == Outcome.not_checked("Nobody hosts it.")
+LIVE = {"needs_live": True}
+
+
+def test_live_version_is_started_for_the_checks_that_compare_with_it_and_stopped_before_the_last_ones() -> None:
+    host, live = Host(), Host()
+    logs: list[tuple[str, list[str]]] = []
+
+    def note(name: str) -> Any:
+        def look(context: Context) -> Outcome:
+            logs.append((name, list(live.log)))
+            assert (context.live is not None) == (name == "compare")
+            return Outcome.passed("Seen.")
+
+        return look
+
+    checks = [
+        variant("last", note("last"), last=True),
+        variant("compare", note("compare"), **LIVE),
+        variant("alone", note("alone"), alone=True),
+    ]
+    results = examine(NO_SERVER, checks, start_server=host, start_live=live)
+    assert {r.outcome.status for r in results} == {Status.PASSED}
+    assert logs == [("alone", []), ("compare", ["started"]), ("last", ["started", "stopped"])]
+
+
+def test_without_a_live_version_there_is_nothing_to_compare_with() -> None:
+    result = examine(CONTEXT, [variant("compare", **LIVE)])[0]
+    assert result.outcome == Outcome.not_applicable("No other version is live, so there is nothing to compare with.")
+
+
+def test_live_version_that_does_not_start_is_no_finding_against_the_new_one() -> None:
+    live = Host(RuntimeError("There is no second card."))
+    result = examine(CONTEXT, [variant("compare", **LIVE)], start_live=live)[0]
+    assert result.outcome.status is Status.NOT_CHECKED
+    assert "could not be started: There is no second card." in result.outcome.reason
+
+
+def test_live_version_is_not_started_for_what_is_blocked_already() -> None:
+    live = Host()
+    bad = variant("bad", lambda context: Outcome.failed("It is wrong."), required=True)
+    result = examine(CONTEXT, [bad, variant("compare", **LIVE)], start_live=live)[1]
+    assert result.outcome == Outcome.not_checked("The live version was not started for it: bad blocks already.")
+    assert live.log == []
+
+
+def test_live_version_is_not_started_where_the_policy_does_not_ask() -> None:
+    live = Host()
+    context = replace(CONTEXT, policy=Policy(compare_with_live=False))
+    result = examine(context, [variant("compare", **LIVE)], start_live=live)[0]
+    assert result.outcome.status is Status.NOT_APPLICABLE
+    assert live.log == []
+
+
+def test_checks_of_files_are_not_applicable_where_only_a_server_was_given() -> None:
+    context = replace(CONTEXT, artifact=None, manifest=None)
+    result = examine(context, [variant("files", needs_artifact=True, **FILES), Sound])[0]
+    assert result.outcome == Outcome.not_applicable("No files were given, only a running server.")
+    assert not result.stops
+
+
+def test_server_has_only_so_long_for_all_checks_together() -> None:
+    never = threading.Event()
+
+    def hang(context: Context) -> Outcome:
+        never.wait(30)
+        return Outcome.passed("At last.")
+
+    checks = [variant(f"hangs_{n}", hang, alone=True) for n in range(3)] + [variant("quick", last=True)]
+    began = time.monotonic()
+    results = examine(CONTEXT, checks, server_seconds=0.3)
+    never.set()
+    assert time.monotonic() - began < 10
+    assert [r.outcome.status for r in results] == [Status.ERROR] * 4
+    assert results[0].outcome.reason == "The check was ended: the 0.3 s for all checks of the server were used up."
+    assert results[3].outcome.reason.startswith("It was not begun: the 0.3 s")
+
+
+def test_required_check_of_an_advisory_category_does_not_block() -> None:
+    bad = variant("bad", lambda context: Outcome.failed("It is wrong."), required=True)
+    context = replace(CONTEXT, policy=Policy(advisory=("security",)))
+    assert not examine(context, [bad])[0].stops
+    assert examine(CONTEXT, [bad])[0].stops
+
+
+def test_secrets_are_taken_out_of_findings_too() -> None:
+    found = Finding(Severity.HIGH, "It says a-secret-key.", "Change a-secret-key.")
+    result = examine(CONTEXT, [variant("leak", lambda c: Outcome.failed("It leaks.", findings=(found,)))])[0]
+    assert [f.to_json() for f in result.outcome.findings] == [
+        {"severity": "high", "sentence": "It says •••.", "action": "Change •••."}
+    ]
 
 
 def test_result_is_scored_by_its_facts() -> None:

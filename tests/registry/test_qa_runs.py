@@ -8,7 +8,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from registry import actions, hooks, qa_runs
 from registry.events import QAProgressed, VersionChanged
 from registry.lifecycle import RunStatus, Stage
 from registry.models import ModelVersion, QAResult, QARun, RegisteredModel
-from registry.qa.base import RunningServer
+from registry.qa.base import Hardware, RunningServer
 from registry.qa.catalogue import all_checks
 from registry.qa.policy import Load, Policy
 from registry.scoring import Status
@@ -35,14 +35,30 @@ from tests.registry.steps import fresh
 QUICK = Policy(max_latency_ms=450, load=Load(requests_per_second=100, seconds=0.25, warm_up_requests=2, max_tokens=20))
 AGO = timedelta(seconds=1)
 
-Host = Callable[[ModelVersion, QARun], Any]
+Serve = Callable[[ModelVersion, QARun], Any]
+
+
+@dataclass
+class OneServer:
+    """Hosts the candidate as the test says, and nothing else."""
+
+    serve: Serve
+
+    def candidate(self, version: ModelVersion, run: QARun) -> Any:
+        return self.serve(version, run)
+
+    def live(self, version: ModelVersion, run: QARun) -> Any:
+        return None
+
+    def hardware(self, version: ModelVersion, run: QARun) -> Hardware | None:
+        return None
 
 
 @pytest.fixture
-def host() -> Iterator[Callable[[Host | None], None]]:
+def host() -> Iterator[Callable[[Serve | None], None]]:
     """Gives registry a place to run versions, or none."""
     before = hooks.host()
-    yield hooks.provide_host
+    yield lambda serve: hooks.provide_host(OneServer(serve) if serve else None)
     hooks.provide_host(before)
 
 
@@ -58,7 +74,7 @@ def run(model: RegisteredModel, cast: Cast, artifact: Path) -> QARun:
     return actions.examine(version, actor=cast.ana, policy=QUICK)
 
 
-def serving(engine: Engine) -> Host:
+def serving(engine: Engine) -> Serve:
     @contextmanager
     def serve(version: ModelVersion, run: QARun) -> Iterator[RunningServer]:
         yield replace(engine.running, pid=os.getpid())
@@ -70,7 +86,7 @@ def never(version: ModelVersion, run: QARun) -> Any:
     raise AssertionError("no server may be started")
 
 
-def failing(message: str) -> Host:
+def failing(message: str) -> Serve:
     def fail(version: ModelVersion, run: QARun) -> Any:
         raise TargetError(message)
 
@@ -239,7 +255,7 @@ def test_version_can_be_examined_again_after_it_was_given_up(run: QARun, host: A
 def test_fault_of_our_own_gives_it_up_with_the_sentence(
     run: QARun, host: Any, settings: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    QARun.objects.filter(pk=run.pk).update(policy={"patience": settings.ENGINE_API_KEY, settings.ENGINE_API_KEY: 1})
+    QARun.objects.filter(pk=run.pk).update(policy={"load": {"prompt_words": [[settings.ENGINE_API_KEY, 1]]}})
     with caplog.at_level(logging.CRITICAL, logger="registry.qa_runs"):
         assert qa_runs.run(run.pk)
     assert now(run).status == RunStatus.ERROR

@@ -10,10 +10,12 @@ import pytest
 
 from deploypipe.core.errors import TargetError
 from registry.models import ModelVersion, QARun
-from rollouts import examination
+from rollouts.examination import ExaminationHost
 from rollouts.servers import examination_name, spec_of
 from rollouts.targets.base import Phase
 from tests.rollouts.conftest import World
+
+HOST = ExaminationHost()
 
 
 @pytest.fixture
@@ -29,7 +31,7 @@ def run(version: ModelVersion) -> QARun:
 def test_server_is_there_for_the_examination_and_gone_afterwards(
     world: World, version: ModelVersion, run: QARun, settings: Any
 ) -> None:
-    with examination.host(version, run) as server:
+    with HOST.candidate(version, run) as server:
         name = examination_name(run.pk, run.attempt)
         assert server.base_url == f"http://{world.target.observe(name).address}"
         assert (server.model, server.api_key) == ("textgen", settings.ENGINE_API_KEY)
@@ -38,7 +40,7 @@ def test_server_is_there_for_the_examination_and_gone_afterwards(
 
 
 def test_server_is_gone_also_when_the_examination_fails(world: World, version: ModelVersion, run: QARun) -> None:
-    with pytest.raises(ZeroDivisionError), examination.host(version, run):
+    with pytest.raises(ZeroDivisionError), HOST.candidate(version, run):
         raise ZeroDivisionError
     assert world.target.names() == set()
 
@@ -46,14 +48,14 @@ def test_server_is_gone_also_when_the_examination_fails(world: World, version: M
 def test_server_that_cannot_be_stopped_does_not_hide_what_was_found(
     world: World, version: ModelVersion, run: QARun, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with caplog.at_level(logging.WARNING), examination.host(version, run):
+    with caplog.at_level(logging.WARNING), HOST.candidate(version, run):
         world.target.fail_next(TargetError("It does not let go."))
     assert "It does not let go." in caplog.text
 
 
 def test_server_that_is_left_over_from_a_dead_worker_is_used(world: World, version: ModelVersion, run: QARun) -> None:
     world.target.apply(spec_of(version, examination_name(run.pk, run.attempt)))
-    with examination.host(version, run):
+    with HOST.candidate(version, run):
         assert world.target.started == [examination_name(run.pk, run.attempt)]
 
 
@@ -72,7 +74,7 @@ def test_server_that_does_not_start_is_a_sentence(
     ender = threading.Thread(target=end)
     ender.start()
     words = "The server did not start"
-    with pytest.raises(TargetError, match=words), examination.host(version, run):
+    with pytest.raises(TargetError, match=words), HOST.candidate(version, run):
         raise AssertionError("it never ran")
     ender.join(5)
     assert world.target.names() == set()
@@ -83,5 +85,5 @@ def test_server_that_is_never_ready_is_a_sentence(
 ) -> None:
     settings.READY_TIMEOUT = 0.05
     world.target.ready_at_once = False
-    with pytest.raises(TargetError, match=r"not ready within 0\.05 s"), examination.host(version, run):
+    with pytest.raises(TargetError, match=r"not ready within 0\.05 s"), HOST.candidate(version, run):
         raise AssertionError("it never ran")

@@ -23,25 +23,31 @@ class Digest(Check):
     category = CATEGORY
     weight = 3.0
     required = True
-    needs_server = False
-    alone = False
+    needs_artifact = True
     timeout = 600.0  # it reads every byte
 
     def run(self, context: Context) -> Outcome:
-        wrong = artifacts.verify(context.artifact, context.manifest)
-        count = len(context.manifest.files)
+        folder, manifest = context.folder, context.manifest
+        if manifest is None:
+            now = artifacts.build(folder)
+            return Outcome.not_applicable(
+                f"Nothing is registered to compare with; the digest of these bytes is {now.digest}.",
+                evidence={"digest": now.digest, "files": len(now.files), "bytes": now.size},
+            )
+        wrong = artifacts.verify(folder, manifest)
+        count = len(manifest.files)
         if not wrong:
             files = "the one file" if count == 1 else f"all {count} files"
             return Outcome.passed(
-                f"The SHA-256 of {files} ({context.manifest.size:,} bytes) is as registered.",
-                evidence={"digest": context.manifest.digest, "files": count, "bytes": context.manifest.size},
+                f"The SHA-256 of {files} ({manifest.size:,} bytes) is as registered.",
+                evidence={"digest": manifest.digest, "files": count, "bytes": manifest.size},
             )
         return Outcome.failed(
             f"The files are not the registered ones: {listed([found.sentence for found in wrong])}.",
             value=float(len(wrong)),
             limit=0.0,
             unit="files",
-            evidence={"digest": context.manifest.digest, "differences": [found.sentence for found in wrong[:100]]},
+            evidence={"digest": manifest.digest, "differences": [found.sentence for found in wrong[:100]]},
         )
 
 

@@ -189,7 +189,7 @@ class InputValidation(VisitingCheck):
     weight = 2.0
     required = True
     # It may bring the server down: last and by itself, so that no other check is blamed.
-    alone = True
+    last = True
     timeout = 90.0
 
     def off(self, context: Context) -> str:
