@@ -259,7 +259,7 @@ def test_fault_of_our_own_gives_it_up_with_the_sentence(
     with caplog.at_level(logging.CRITICAL, logger="registry.qa_runs"):
         assert qa_runs.run(run.pk)
     assert now(run).status == RunStatus.ERROR
-    assert now(run).sentence.startswith("The examination could not be carried out: TypeError: ")
+    assert now(run).sentence.startswith("The examination could not be carried out: ValueError: ")
     assert settings.ENGINE_API_KEY not in now(run).sentence
     assert fresh(run.version).stage == Stage.REGISTERED
 
