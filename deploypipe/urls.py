@@ -12,6 +12,7 @@ from deploypipe.core import views as core_views
 from deploypipe.core.api import Nothing
 from deploypipe.core.audit_api import AuditList
 from registry import api as registry_api
+from registry import policy_api, report_api
 from rollouts import api as rollouts_api
 
 api = [
@@ -23,6 +24,16 @@ api = [
     path("versions/<int:pk>/examine/", registry_api.Examine.as_view()),
     path("versions/<int:pk>/approve/", registry_api.Approve.as_view()),
     path("versions/<int:pk>/refuse/", registry_api.Refuse.as_view()),
+    path("qa-runs/<int:pk>/", report_api.RunDetail.as_view()),
+    path("qa-runs/<int:pk>/report.json", report_api.JsonReport.as_view(), name="qa-run-json"),
+    path("qa-runs/<int:pk>/report.md", report_api.MarkdownReport.as_view(), name="qa-run-markdown"),
+    path("policies/", policy_api.PolicyList.as_view()),
+    path("policies/history/", policy_api.PolicyHistory.as_view()),
+    path("policies/export/", policy_api.PolicyExport.as_view()),
+    path("policies/import/", policy_api.PolicyImport.as_view()),
+    path("policies/<int:pk>/", policy_api.PolicyDetail.as_view()),
+    path("policies/<int:pk>/export/", policy_api.PolicyOwnExport.as_view()),
+    path("policies/<int:pk>/restore/", policy_api.PolicyRestore.as_view()),
     path("environments/", rollouts_api.EnvironmentList.as_view()),
     path("strategies/", rollouts_api.StrategyList.as_view()),
     path("rollouts/", rollouts_api.RolloutList.as_view()),

@@ -11,7 +11,7 @@ from deploypipe.core.events import subscribe
 from deploypipe.metrics import series
 from deploypipe.metrics.models import Window
 from registry import tasks as registry_tasks
-from registry.events import QAProgressed, QARequested, VersionChanged
+from registry.events import PolicyChanged, QAProgressed, QARequested, VersionChanged
 from rollouts import queries
 from rollouts import tasks as rollout_tasks
 from rollouts.events import DeploymentChanged, RecordsRead, RolloutChanged, RolloutEnded, RolloutSaid
@@ -25,6 +25,7 @@ def connect() -> None:
     # An examination is asked for: a worker begins it at once instead of at the next beat.
     subscribe(QARequested, _qa_requested)
     subscribe(QAProgressed, lambda e: live.ring(f"version-{e.version_id}"))
+    subscribe(PolicyChanged, lambda e: live.ring("policies"))
     # A server became ready, failed, or changed its health: the rollout that uses it goes on or turns back now.
     subscribe(DeploymentChanged, _deployment_changed)
     # New measurements: chart points for pages, and a look of the judge.

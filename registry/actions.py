@@ -12,7 +12,7 @@ from django.db.models import Max
 from deploypipe.core import audit, events, roles
 from deploypipe.core.errors import Conflict, FourEyes, IllegalTransition, Invalid
 from deploypipe.core.plain import plain
-from registry import hooks, registration
+from registry import hooks, policies, registration
 from registry.artifacts import Manifest
 from registry.events import QARequested, VersionChanged
 from registry.lifecycle import RunStatus, Stage
@@ -128,22 +128,31 @@ def tag(version: ModelVersion, key: str, value: str, *, actor: User) -> VersionT
 
 
 @transaction.atomic
-def examine(version: ModelVersion, *, actor: User | None, policy: Policy | None = None) -> QARun:
-    """Ask for an examination; a worker carries it out. The policy is kept with the run."""
+def examine(version: ModelVersion, *, actor: User | None, environment: str = "", policy: Policy | None = None) -> QARun:
+    """Ask for an examination; a worker carries it out. The run keeps the exact policy, and where it came from.
+
+    `environment` says whose policy it is judged by; empty: the one that holds wherever no environment has its own.
+    """
     if actor is not None:
         roles.require(actor, "registry.examine")
+    policies.require_environment(environment)
+    effective = policies.effective(version.model, environment)
     before = version.stage
     try:
         version.advance("examine")
         with transaction.atomic():
             run = QARun.objects.create(
-                version=version, digest=version.digest, policy=(policy or Policy()).to_json(), requested_by=actor
+                version=version,
+                digest=version.digest,
+                policy=(policy or effective.policy).to_json(),
+                environment=environment,
+                policy_sources=[] if policy else effective.sources,
+                requested_by=actor,
             )
     except IntegrityError:
         raise Conflict(f"{version} is being examined already.") from None
-    audit.record(
-        actor, "version.examine", version, before={"stage": before}, after={"stage": version.stage, "qa_run": run.pk}
-    )
+    after = {"stage": version.stage, "qa_run": run.pk, **({"environment": environment} if environment else {})}
+    audit.record(actor, "version.examine", version, before={"stage": before}, after=after)
     events.announce(VersionChanged(version.pk, version.stage))
     events.announce(QARequested(run.pk, version.pk))
     return run

@@ -3,7 +3,7 @@ from __future__ import annotations
 from django.contrib import admin
 
 from deploypipe.core.admin import ReadOnly
-from registry.models import Approval, ModelVersion, QAResult, QARun, RegisteredModel
+from registry.models import Approval, ModelVersion, QAPolicy, QAResult, QARun, RegisteredModel
 
 
 @admin.register(RegisteredModel)
@@ -17,6 +17,13 @@ class ModelVersionAdmin(ReadOnly[ModelVersion]):
     list_display = ["__str__", "stage", "score", "registered_by", "registered_at"]
     list_filter = ["stage", "engine", "model"]
     search_fields = ["model__name", "digest", "git_commit"]
+
+
+@admin.register(QAPolicy)
+class QAPolicyAdmin(ReadOnly[QAPolicy]):
+    list_display = ["__str__", "created_by", "created_at", "note"]
+    list_filter = ["environment", "model"]
+    search_fields = ["note", "model__name"]
 
 
 @admin.register(QARun)

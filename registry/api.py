@@ -95,8 +95,8 @@ class Examine(APIView):
     permission_classes = [MayView]
 
     def post(self, request: Request, pk: int) -> Response:
-        read(ExamineIn, request)
-        run = actions.examine(get_object_or_404(versions(), pk=pk), actor=person(request))
+        version = get_object_or_404(versions(), pk=pk)
+        run = actions.examine(version, actor=person(request), **read(ExamineIn, request))
         return Response(QARunOut(run).data, status=202)
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from django.apps import AppConfig, apps
+from django.core.exceptions import ImproperlyConfigured
 
 
 class RegistryConfig(AppConfig):
@@ -9,4 +10,7 @@ class RegistryConfig(AppConfig):
     def ready(self) -> None:
         from registry.qa import catalogue
 
-        catalogue.discover(app.name for app in apps.get_app_configs())
+        try:
+            catalogue.discover(app.name for app in apps.get_app_configs())
+        except catalogue.CheckFileError as error:
+            raise ImproperlyConfigured(str(error)) from error

@@ -11,11 +11,13 @@ from registry.lifecycle import Stage
 from registry.models import ModelVersion
 
 NEWEST = 30
-LEAST_SCORE = 80
 
 
-def scores(versions: QuerySet[ModelVersion]) -> dict[str, Any] | None:
-    """Points of the newest examined versions, oldest first; None while fewer than two have any."""
+def scores(versions: QuerySet[ModelVersion], least: float) -> dict[str, Any] | None:
+    """Points of the newest examined versions, oldest first; None while fewer than two have any.
+
+    `least` is what the newest examination asked for.
+    """
     examined = versions.exclude(score=None).order_by("-number").values_list("number", "score", "band", "stage")[:NEWEST]
     found = list(reversed(examined))
     if len(found) < 2:
@@ -33,7 +35,7 @@ def scores(versions: QuerySet[ModelVersion]) -> dict[str, Any] | None:
         "layout": {
             "xaxis": {"title": {"text": "Version"}, "type": "category"},
             "yaxis": {"title": {"text": "Points"}, "range": [0, 102]},
-            "shapes": [_limit(LEAST_SCORE)],
+            "shapes": [_limit(least)],
             "bargap": 0.5,
         },
     }

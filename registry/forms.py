@@ -4,8 +4,42 @@ from __future__ import annotations
 
 from django import forms
 
+from registry.qa.places import LARGEST
+
 
 class DecisionForm(forms.Form):
     note = forms.CharField(required=False, max_length=5000)
     override = forms.BooleanField(required=False)
     seen_run = forms.IntegerField(required=False, min_value=1)
+
+
+class PolicyForm(forms.Form):
+    text = forms.CharField(
+        required=False,
+        strip=False,
+        max_length=LARGEST,
+        label="pipeline-config.yaml",
+        help_text="Only what differs from what is inherited; an empty mapping, {}, takes all back.",
+        widget=forms.Textarea(
+            attrs={"rows": 24, "spellcheck": "false", "class": "font-monospace", "autocomplete": "off"}
+        ),
+    )
+    file = forms.FileField(
+        required=False, label="Or a file", help_text="Instead of the text above.", allow_empty_file=True
+    )
+    note = forms.CharField(
+        required=False, max_length=5000, label="Note (optional)", help_text="Why; it stands in the history."
+    )
+    seen = forms.IntegerField(required=False, min_value=0, widget=forms.HiddenInput)
+
+    @property
+    def whole_text(self) -> bytes:
+        """Of a valid form."""
+        if file := self.cleaned_data["file"]:
+            return bytes(file.read(LARGEST + 1))
+        text: str = self.cleaned_data["text"]
+        return text.replace("\r\n", "\n").encode(errors="surrogatepass")
+
+
+class PolicyRestoreForm(forms.Form):
+    note = forms.CharField(required=False, max_length=5000)

@@ -3,6 +3,7 @@
 - `host`: somewhere to run a version while it is examined (rollouts gives its targets), what that place has, and a copy
   of the version that serves today.
 - `uses`: who uses a version, so that it is not retired under live traffic.
+- `environments`: the names that a policy or an examination may be for.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ class Host(Protocol):
 
 _hosts: list[Host] = []
 _uses: list[Callable[[ModelVersion], str | None]] = []
+_environments: list[Callable[[], list[str]]] = []
 
 
 def provide_host(host: Host | None) -> None:
@@ -54,3 +56,12 @@ def remove_use(use: Callable[[ModelVersion], str | None]) -> None:
 
 def use_of(version: ModelVersion) -> str | None:
     return next((sentence for use in _uses if (sentence := use(version))), None)
+
+
+def provide_environments(names: Callable[[], list[str]]) -> None:
+    _environments[:] = [names]
+
+
+def environments() -> list[str]:
+    """In the order in which a version goes through them; empty where nobody gives any."""
+    return [name for names in _environments for name in names()]

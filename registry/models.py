@@ -181,6 +181,8 @@ class QARun(Stateful):
     attempt = models.PositiveIntegerField(default=0)
     """Counts the starts; each write names it, so that a worker that was given up cannot write any more."""
     planned_checks = models.PositiveIntegerField(default=0)
+    under_way = models.JSONField(default=list, blank=True)
+    """The checks that run now: name, label, and since when."""
     score = models.FloatField(null=True, blank=True)
     band = models.CharField(max_length=20, blank=True)
     blocked = models.BooleanField(default=False)

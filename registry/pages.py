@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Set
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,16 +13,24 @@ from django.urls import reverse
 
 from deploypipe.core import roles
 from deploypipe.core.pages import Request, Verb, Verbs, curl, history
-from deploypipe.core.status import readable
+from deploypipe.core.status import readable, status_of
+from registry import examinations
 from registry.artifacts import ArtifactError, parse
+from registry.changes import Change, Kind
 from registry.lifecycle import RunStatus, Stage
-from registry.models import ModelVersion, QAResult, QARun, RegisteredModel
-from registry.scoring import Status
+from registry.models import ModelVersion, QARun, RegisteredModel
+from registry.qa.base import Finding, Severity
+from registry.qa.catalogue import all_checks
+from registry.qa.policy import Load
+from registry.qa.runner import Result
+from registry.report import Category, Examination
+from registry.scoring import Band, Status
 
 if TYPE_CHECKING:
     from django.contrib.auth.models import User
 
 CATEGORY_ICONS = {"compatibility": "puzzle", "performance": "gauge", "security": "shield", "integration": "plug"}
+MOST_RUNS = 20
 
 
 def models() -> QuerySet[RegisteredModel]:
@@ -51,66 +59,201 @@ def version(pk: int) -> ModelVersion:
 
 @dataclass(frozen=True)
 class Checked:
-    result: QAResult
+    result: Result
     evidence: str
+    lost: float
+    installed: bool
 
     @property
-    def open(self) -> bool:
-        """What cost points is explained without a click."""
-        return self.result.status in (Status.FAILED, Status.ERROR)
+    def anchor(self) -> str:
+        return f"check-{self.result.name.replace('.', '-')}"
 
 
 @dataclass(frozen=True)
-class Category:
-    name: str
-    label: str
+class Shown:
+    """A category as the page shows it: a line with a bar, which unfolds into its checks."""
+
+    category: Category
     icon: str
-    weight: float
-    points: float | None
     checks: list[Checked]
+    open: bool
+
+    @property
+    def counts(self) -> str:
+        """ "1 failed, 11 passed" """
+        return ", ".join(
+            f"{count} {status_of('qa_result', status).label.lower()}" for status, count in self.category.counts.items()
+        )
+
+
+@dataclass(frozen=True)
+class Cost:
+    points: float
+    label: str
+    reason: str
+    anchor: str
 
 
 @dataclass(frozen=True)
 class Report:
     run: QARun
-    categories: list[Category]
-    done: int
-    limits: list[tuple[str, str]]
+    progress: examinations.Progress | None
+    """While it is queued or runs."""
+    examination: Examination | None
+    """When it has ended with a verdict."""
+    categories: list[Shown]
+    findings: list[tuple[Finding, str, str]]
+    """With the tone of its severity and the label of its check."""
+    earlier: QARun | None
+    changes: list[tuple[Change, str]]
+    """Since `earlier`, with their tones."""
+    judged_by: list[tuple[str, str]]
 
     @property
     def is_active(self) -> bool:
-        return self.run.status in (RunStatus.QUEUED, RunStatus.RUNNING)
+        return self.progress is not None
+
+    @property
+    def policies(self) -> list[tuple[str, str]]:
+        """Address and words of each policy that it was judged by, the most general first."""
+        return [
+            (
+                reverse("policy-detail", args=[source["id"]]),
+                f"number {source['number']} of {source['model'] or 'all models'} in "
+                f"{source['environment'] or 'all environments'}",
+            )
+            for source in self.run.policy_sources
+        ]
+
+    @property
+    def so_far(self) -> list[Result]:
+        """The newest first, while it runs."""
+        return [examinations.as_result(row) for row in reversed(self.run.results.all())] if self.is_active else []
+
+    @property
+    def verdict(self) -> tuple[str, str, str]:
+        """Tone, word and icon."""
+        if self.run.blocked:
+            return "bad", "Blocked", "shield"
+        if self.examination and not self.examination.approved:
+            return "warn", "Needs an override", "triangle"
+        known = status_of("qa_band", self.run.band)
+        return known.tone, known.label, known.icon
+
+    @property
+    def band(self) -> str:
+        """For the colour of the score."""
+        if self.run.blocked:
+            return Band.POOR
+        return self.run.band if self.examination and self.examination.approved else Band.CAUTION
+
+    @property
+    def costs(self) -> list[Cost]:
+        """What cost points, the dearest first."""
+        lost = self.examination.score.lost if self.examination else ()
+        checks = {check.result.name: check for shown in self.categories for check in shown.checks}
+        return [
+            Cost(loss.points, loss.label, checks[loss.name].result.outcome.reason, checks[loss.name].anchor)
+            for loss in lost
+            if loss.points and loss.name in checks
+        ]
 
 
-def report(version: ModelVersion) -> Report | None:
-    """The newest examination."""
-    run = version.qa_runs.select_related("requested_by").prefetch_related("results").order_by("-pk").first()
+SEVERITY_TONES = {Severity.CRITICAL: "bad", Severity.HIGH: "bad", Severity.MEDIUM: "warn", Severity.LOW: "idle"}
+CHANGE_TONES = {Kind.WORSE: "bad", Kind.BETTER: "ok"}
+
+
+def run(pk: int) -> QARun:
+    return get_object_or_404(examinations.with_results(), pk=pk)
+
+
+def report(run: QARun | None) -> Report | None:
     if run is None:
         return None
-    results = list(run.results.all())
-    weights: Mapping[str, float] = run.policy.get("weights") or {}
-    names = [*weights, *dict.fromkeys(r.category for r in results if r.category not in weights)]
-    categories = [_category(name, weights.get(name, 0), run, results) for name in names]
-    return Report(run, [c for c in categories if c.checks or run.categories], len(results), _limits(run.policy))
+    examination = examinations.as_examination(run, with_approval=False)
+    earlier = examinations.before(run) if examination else None
+    results = [examinations.as_result(row) for row in run.results.all()]
+    # What is under way has no verdict yet: the same shape, for its categories only.
+    known = examination or examinations.so_far(run, results)
+    findings = [(found, SEVERITY_TONES[found.severity], result.label) for found, result in known.findings]
+    changes = examinations.difference(run, earlier)
+    installed = {check.name for check in all_checks()}
+    return Report(
+        run,
+        examinations.progress_of(run),
+        examination,
+        [_shown(category, known, installed) for category in known.categories],
+        findings,
+        earlier,
+        [(change, CHANGE_TONES.get(change.kind, "idle")) for change in changes],
+        _judged_by(run),
+    )
 
 
-def _category(name: str, weight: float, run: QARun, results: list[QAResult]) -> Category:
-    checks = [Checked(r, _json(r.evidence)) for r in results if r.category == name]
-    return Category(name, readable(name), CATEGORY_ICONS.get(name, "info"), weight, run.categories.get(name), checks)
+def _shown(category: Category, examination: Examination, installed: Set[str]) -> Shown:
+    lost = {loss.name: loss.points for loss in examination.score.lost}
+    checks = [
+        Checked(r, _json(r.outcome.evidence), lost.get(r.name, 0.0), r.name in installed) for r in category.results
+    ]
+    unfolded = category.status in (Status.FAILED, Status.ERROR) or bool(category.lost)
+    return Shown(category, CATEGORY_ICONS.get(category.name, "info"), checks, unfolded)
 
 
-def _limits(policy: Mapping[str, Any]) -> list[tuple[str, str]]:
+def _judged_by(run: QARun) -> list[tuple[str, str]]:
+    policy = run.policy
     known = [
         ("Least score without an override", "minimum_score", "{:g}"),
         ("First token, P95, at most", "max_latency_ms", "{:g} ms"),
         ("Throughput, at least", "min_throughput_tokens_sec", "{:g} tokens/s"),
+        ("Memory, at most", "max_memory_gb", "{:g} GB"),
         ("Errors, at most", "max_error_rate_percent", "{:g} %"),
     ]
-    return [(label, shape.format(policy[key])) for label, key, shape in known if key in policy]
+    facts = [("Environment", run.environment or "Any that has no policy of its own")]
+    facts += [(label, shape.format(policy[key])) for label, key, shape in known if key in policy]
+    switches = {
+        "A key": policy.get("require_authentication"),
+        "Rate limiting": policy.get("require_rate_limiting"),
+        "Input validation": policy.get("require_input_validation"),
+        "Deep Tree Echo": policy.get("deep_tree_echo"),
+        "Comparison with the live version": policy.get("compare_with_live"),
+    }
+    for label, wanted in (("Asked for", True), ("Not asked for", False)):
+        if names := [name for name, on in switches.items() if on is wanted]:
+            facts.append((label, ", ".join(names)))
+    if load := policy.get("load"):
+        facts.append(("Load", _load(Load.from_json(load))))
+    if advisory := policy.get("advisory"):
+        facts.append(("Never block", ", ".join(readable(name) for name in advisory)))
+    for check, values in (policy.get("parameters") or {}).items():
+        facts += [(f"{check}: {name}", str(value)) for name, value in values.items()]
+    return facts
+
+
+def _load(load: Load) -> str:
+    if load.concurrency:
+        return f"{load.concurrency} requests always under way, for {load.seconds:g} s"
+    return f"{load.requests_per_second:g} requests/s at random moments, for {load.seconds:g} s"
 
 
 def _json(value: object) -> str:
     return json.dumps(value, indent=2, ensure_ascii=False) if value else ""
+
+
+def of_run(run: QARun, request: Request) -> dict[str, Any]:
+    """The page of one examination."""
+    version = run.version
+    return {
+        "version": version,
+        "report": report(run),
+        "runs": runs(version),
+        "newest": version.qa_runs.order_by("-pk").values_list("pk", flat=True).first(),
+        "command": curl(request, f"/api/v1/qa-runs/{run.pk}/report.json"),
+    }
+
+
+def runs(version: ModelVersion) -> list[QARun]:
+    """Its newest examinations, without their results."""
+    return list(version.qa_runs.select_related("requested_by").order_by("-pk")[:MOST_RUNS])
 
 
 # --- A version --------------------------------------------------------------------------------------------------------
@@ -118,11 +261,12 @@ def _json(value: object) -> str:
 
 def of_version(version: ModelVersion, request: Request) -> dict[str, Any]:
     """What changes while one looks. `moved`: the head and the history are not what the browser has."""
-    found, past = report(version), history(version)
+    found, past = report(examinations.newest(version)), history(version)
     state = f"{version.stage}.{found.run.pk if found else 0}.{past.newest}"
     return {
         "version": version,
         "report": found,
+        "runs": runs(version),
         "approvals": list(version.approvals.all()),
         "verbs": verbs(version, request.user, found),
         "override": _override(version, request.user),

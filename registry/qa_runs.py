@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
+from typing import Any
 
 from django.conf import settings
 from django.db import Error as DatabaseFault
@@ -28,7 +29,7 @@ from registry import artifacts, hooks, scoring
 from registry.events import QAProgressed, VersionChanged
 from registry.lifecycle import RunStatus
 from registry.models import QAResult, QARun
-from registry.qa.base import Context
+from registry.qa.base import Check, Context
 from registry.qa.catalogue import all_checks
 from registry.qa.policy import Policy
 from registry.qa.runner import Result, StartServer, examine, to_scored
@@ -94,6 +95,7 @@ def _claim(run_id: int) -> QARun | None:
             started_at=now,
             lease_until=now + LEASE,
             planned_checks=len(all_checks()),
+            under_way=[],
         )
     )
     return QARun.objects.select_related("version__model").get(pk=run_id) if claimed else None
@@ -121,10 +123,10 @@ def _heartbeat(run: QARun, seconds: float) -> Iterator[None]:
         thread.join()
 
 
-def _still_ours(run: QARun) -> bool:
+def _still_ours(run: QARun, **changes: Any) -> bool:
     """Renews the lease; False when another worker has taken over."""
     mine = QARun.objects.filter(pk=run.pk, attempt=run.attempt, status=RunStatus.RUNNING)
-    return bool(mine.update(lease_until=timezone.now() + LEASE))
+    return bool(mine.update(lease_until=timezone.now() + LEASE, **changes))
 
 
 def _examine(run: QARun) -> list[Result]:
@@ -149,6 +151,7 @@ def _examine(run: QARun) -> list[Result]:
         context,
         all_checks(),
         on_result=lambda found: _keep(run, _shown(found)),
+        on_start=lambda check: _begin(run, check),
         start_server=start_server,
         start_live=start_live,
     )
@@ -164,9 +167,21 @@ def _shown(result: Result) -> Result:
 
 
 @transaction.atomic
-def _keep(run: QARun, result: Result) -> None:
-    if not _still_ours(run):
+def _begin(run: QARun, check: type[Check]) -> None:
+    now = timezone.now().isoformat()
+    _tell_under_way(run, [*run.under_way, {"name": check.name, "label": check.label, "at": now}])
+    events.announce(QAProgressed(run.pk, run.version_id))
+
+
+def _tell_under_way(run: QARun, under_way: list[dict[str, str]]) -> None:
+    run.under_way = under_way
+    if not _still_ours(run, under_way=under_way):
         raise ConcurrentChange(f"{run} is not ours any more.")
+
+
+@transaction.atomic
+def _keep(run: QARun, result: Result) -> None:
+    _tell_under_way(run, [one for one in run.under_way if one["name"] != result.name])
     outcome = result.outcome
     QAResult.objects.update_or_create(
         run=run,
@@ -203,6 +218,7 @@ def _finish(run: QARun, results: list[Result]) -> None:
         blocked=found.blocked,
         sentence=found.sentence,
         categories=found.categories,
+        under_way=[],
     )
     version = run.version
     before = version.stage
@@ -234,7 +250,7 @@ def _give_up(run: QARun, sentence: str) -> None:
 
 @transaction.atomic
 def _end_without_finding(run: QARun, sentence: str) -> None:
-    run.advance("give_up", where={"attempt": run.attempt}, finished_at=timezone.now(), sentence=sentence)
+    run.advance("give_up", where={"attempt": run.attempt}, finished_at=timezone.now(), sentence=sentence, under_way=[])
     before = run.version.stage
     run.version.advance("give_up", qa_sentence=sentence)
     audit.record(

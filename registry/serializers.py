@@ -6,7 +6,8 @@ from typing import Any
 
 from rest_framework import serializers
 
-from registry.models import Approval, ModelVersion, QAResult, QARun, RegisteredModel
+from registry import examinations
+from registry.models import Approval, ModelVersion, QAPolicy, QAResult, QARun, RegisteredModel
 
 
 class ModelIn(serializers.Serializer[Any]):
@@ -38,19 +39,25 @@ class QAResultOut(serializers.ModelSerializer[QAResult]):
         model = QAResult
         fields = [
             "name", "label", "category", "status", "required", "weight", "value", "limit", "unit", "reason",
-            "evidence", "seconds",
+            "evidence", "findings", "seconds",
         ]  # fmt: skip
 
 
 class QARunOut(serializers.ModelSerializer[QARun]):
     results = QAResultOut(many=True)
+    progress = serializers.SerializerMethodField()
 
     class Meta:
         model = QARun
         fields = [
-            "id", "status", "score", "band", "blocked", "sentence", "categories", "digest", "policy",
-            "queued_at", "started_at", "finished_at", "results",
+            "id", "version", "status", "score", "band", "blocked", "sentence", "categories", "digest", "policy",
+            "environment", "policy_sources", "queued_at", "started_at", "finished_at", "progress", "results",
         ]  # fmt: skip
+
+    def get_progress(self, run: QARun) -> dict[str, Any] | None:
+        """None when it has ended."""
+        found = examinations.progress_of(run)
+        return found.to_json() if found else None
 
 
 class ApprovalOut(serializers.ModelSerializer[Approval]):
@@ -79,10 +86,40 @@ class VersionOut(serializers.ModelSerializer[ModelVersion]):
 
 
 class ExamineIn(serializers.Serializer[Any]):
-    pass
+    environment = serializers.CharField(required=False, allow_blank=True, default="", max_length=40)
 
 
 class DecisionIn(serializers.Serializer[Any]):
     note = serializers.CharField(required=False, allow_blank=True, default="", max_length=5000)
     override = serializers.BooleanField(required=False, default=False)
     seen_run = serializers.IntegerField(required=False, allow_null=True, default=None)
+
+
+class PolicyIn(serializers.Serializer[Any]):
+    model = serializers.CharField(required=False, allow_blank=True, default="", max_length=40)
+    environment = serializers.CharField(required=False, allow_blank=True, default="", max_length=40)
+    values = serializers.DictField()
+    note = serializers.CharField(required=False, allow_blank=True, default="", max_length=5000)
+    seen = serializers.IntegerField(required=False, allow_null=True, default=None, min_value=0)
+
+
+class PolicyRestoreIn(serializers.Serializer[Any]):
+    note = serializers.CharField(required=False, allow_blank=True, default="", max_length=5000)
+    seen = serializers.IntegerField(required=False, allow_null=True, default=None, min_value=0)
+
+
+class PolicyImportIn(serializers.Serializer[Any]):
+    model = serializers.CharField(required=False, allow_blank=True, default="", max_length=40)
+    environment = serializers.CharField(required=False, allow_blank=True, default="", max_length=40)
+    note = serializers.CharField(required=False, allow_blank=True, default="", max_length=5000)
+    seen = serializers.IntegerField(required=False, allow_null=True, default=None, min_value=0)
+    dry_run = serializers.BooleanField(required=False, default=False)
+
+
+class PolicyOut(serializers.ModelSerializer[QAPolicy]):
+    model = serializers.CharField(source="model.name", default="")
+    created_by = serializers.CharField(source="created_by.username")
+
+    class Meta:
+        model = QAPolicy
+        fields = ["id", "model", "environment", "number", "values", "pipeline", "note", "created_by", "created_at"]

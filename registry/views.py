@@ -10,7 +10,7 @@ from django.shortcuts import get_object_or_404, redirect, render
 
 from deploypipe.core.errors import Invalid
 from deploypipe.core.pages import Request, answer, curl, page, paged, verb
-from registry import actions, charts, pages
+from registry import actions, charts, examinations, pages
 from registry.forms import DecisionForm
 from registry.models import RegisteredModel
 
@@ -28,7 +28,7 @@ def model_detail(request: Request, name: str) -> HttpResponse:
     versions = model.versions.select_related("registered_by").order_by("-number")
     command = curl(request, f"/api/v1/models/{name}/versions/", {"artifact_uri": "/models/one", "engine": "vllm"})
     context = {"model": model, "page_obj": paged(request, versions, 30), "command": command}
-    context["scores"] = charts.scores(versions)
+    context["scores"] = charts.scores(versions, examinations.least_score(model))
     return answer(request, "registry/model.html", "registry/_versions.html", context)
 
 
@@ -43,6 +43,12 @@ def version_detail(request: Request, pk: int) -> HttpResponse:
 @page
 def version_report(request: Request, pk: int) -> HttpResponse:
     return render(request, "registry/_version_status.html", pages.of_version(pages.version(pk), request))
+
+
+@page
+def examination(request: Request, pk: int) -> HttpResponse:
+    context = pages.of_run(pages.run(pk), request)
+    return answer(request, "registry/examination.html", "registry/_examination.html", context)
 
 
 @verb

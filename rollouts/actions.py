@@ -16,7 +16,7 @@ from deploypipe.core.errors import ConcurrentChange, Conflict, FourEyes, Illegal
 from registry import actions as registry_actions
 from registry.lifecycle import Stage
 from registry.models import ModelVersion
-from rollouts import servers
+from rollouts import queries, servers
 from rollouts.backends import gates
 from rollouts.events import RolloutChanged, RolloutEnded
 from rollouts.lifecycle import ACTIVE, Cause, Purpose, Status, StepStatus
@@ -80,6 +80,10 @@ def request(
             fields={"steps": "add an analysis step after the first setWeight"},
         )
     _refuse_same(version, environment, purpose)
+    if version.stage in (Stage.AWAITING_APPROVAL, Stage.APPROVED) and (
+        elsewhere := queries.examined_elsewhere(version, environment)
+    ):
+        raise Conflict(elsewhere)
     try:
         with transaction.atomic():
             rollout = Rollout.objects.create(
@@ -103,7 +107,7 @@ def request(
         raise _taken(version, environment) from None
     rollout.lay_out(plan)
     if version.stage == Stage.REGISTERED:
-        registry_actions.examine(version, actor=None)
+        registry_actions.examine(version, actor=None, environment=environment.name)
     audit.record(
         actor,
         "rollout.requested",

@@ -12,3 +12,4 @@ class RolloutsConfig(AppConfig):
 
         hooks.provide_host(examination.ExaminationHost())
         hooks.add_use(queries.use_of_version)
+        hooks.provide_environments(queries.environments)

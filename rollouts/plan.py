@@ -73,6 +73,8 @@ class Snapshot:
     """The environment is protected: only an approved version may enter."""
     must_be_watched: bool = False
     """The version's score lets it in only by steps that judge it."""
+    examined_elsewhere: str = ""
+    """Why its examination says nothing of this environment, where it was made by another one's policy."""
     previous: ServerView | None = None
     """The version to go back to."""
     candidate_is_stable: bool = False
@@ -142,6 +144,8 @@ def _waiting_qa(s: Snapshot) -> Action:
     if trouble := _never(s):
         return trouble
     if s.stage in ("awaiting_approval", "approved"):
+        if s.examined_elsewhere:
+            return Hold(s.examined_elsewhere, problem=True)
         return Move(s.stage_sentence, "qa_passed")
     if s.stage == "registered":
         # It was asked for together with the rollout, so it was given up since.
@@ -152,6 +156,8 @@ def _waiting_qa(s: Snapshot) -> Action:
 def _waiting_approval(s: Snapshot) -> Action:
     if trouble := _never(s):
         return trouble
+    if s.stage in ("awaiting_approval", "approved") and s.examined_elsewhere:
+        return Hold(s.examined_elsewhere, problem=True)  # it was examined again since
     if s.stage == "approved":
         return Move("The version is approved.", "approved")
     if s.stage == "awaiting_approval" and not s.needs_approval:

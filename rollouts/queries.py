@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import json
+
 from django.db.models import Q
 
+from registry import policies
+from registry.lifecycle import RunStatus, Stage
 from registry.models import ModelVersion
-from rollouts.models import Deployment, Desired, Rollout, Route
+from registry.qa import policy_values
+from registry.qa.policy import Policy
+from registry.qa.policy_values import Change
+from rollouts.models import Deployment, Desired, Environment, Rollout, Route
 from rollouts.traffic.base import TOTAL_WEIGHT
 
 
@@ -40,3 +47,40 @@ def is_needed(deployment: Deployment) -> bool:
 
 def routes_naming(deployment: Deployment) -> list[Route]:
     return list(Route.objects.filter(Q(stable=deployment) | Q(candidate=deployment)))
+
+
+def environments() -> list[str]:
+    """Registry asks for which of them a policy may be."""
+    return list(Environment.objects.values_list("name", flat=True))
+
+
+def examined_elsewhere(version: ModelVersion, environment: Environment) -> str:
+    """Why the newest examination says nothing of this environment, as a sentence; empty where it does.
+
+    Where both environments ask the same, one examination is enough.
+    """
+    run = version.qa_runs.filter(status=RunStatus.FINISHED).order_by("-pk").first()
+    if run is None or run.environment == environment.name:
+        return ""
+    judged_by = dict(policy_values.settings(Policy.from_json(run.policy).to_json()))
+    asked = policies.effective(version.model, environment.name).resolved.values
+    differing = policy_values.changes(judged_by, asked)
+    if not differing:
+        return ""
+    where = f"for {run.environment}" if run.environment else "by the general policy"
+    first = (
+        f"It is {version.stage} already, so that has to be taken back first." if version.stage == Stage.APPROVED else ""
+    )
+    return (
+        f"{version} was examined {where}, and {environment} asks for something else ({_said(differing)}): "
+        f"examine it for {environment}. {first}"
+    ).strip()
+
+
+def _said(differing: list[Change]) -> str:
+    shown = [f"{one.name} {_value(one.after)} instead of {_value(one.before)}" for one in differing[:3]]
+    return ", ".join(shown) + (f" and {len(differing) - 3} more" if len(differing) > 3 else "")
+
+
+def _value(value: object) -> str:
+    return "nothing" if value is None else json.dumps(value)

@@ -23,7 +23,7 @@ from deploypipe.core import audit, events
 from deploypipe.core.errors import ConcurrentChange, Conflict, RouterError
 from registry.lifecycle import Stage
 from registry.models import ModelVersion
-from rollouts import actions, monitor, plan, routing, servers
+from rollouts import actions, monitor, plan, queries, routing, servers
 from rollouts.backends import gates
 from rollouts.events import RolloutChanged, RolloutEnded, RolloutSaid
 from rollouts.lifecycle import ENDED, Purpose, Status, StepStatus
@@ -125,6 +125,7 @@ def observe(rollout: Rollout) -> plan.Snapshot:
         stage_sentence=_stage_sentence(rollout.version),
         needs_approval=rollout.environment.protected,
         must_be_watched=rollout.version.must_be_watched,
+        examined_elsewhere=_examined_elsewhere(rollout),
         weight=_set_weight(route, rollout),
         installed_weight=installed,
         write_problem=write_problem,
@@ -141,6 +142,13 @@ def observe(rollout: Rollout) -> plan.Snapshot:
         rollback_on_failure=rollout.rollback_on_failure,
         ready_timeout=settings.READY_TIMEOUT,
     )
+
+
+def _examined_elsewhere(rollout: Rollout) -> str:
+    """Asked only as long as the rollout has not begun."""
+    if rollout.state not in (Status.WAITING_QA, Status.WAITING_APPROVAL):
+        return ""
+    return queries.examined_elsewhere(rollout.version, rollout.environment)
 
 
 _NOT_YET = plan.ServerView(False, False, None, "it has not been asked for yet.")

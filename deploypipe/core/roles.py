@@ -17,6 +17,7 @@ VERBS: dict[str, frozenset[str]] = {
     "registry.register": frozenset({ENGINEER, ADMIN}),
     "registry.examine": frozenset({ENGINEER, APPROVER, OPERATOR, ADMIN}),
     "registry.approve": frozenset({APPROVER, ADMIN}),
+    "registry.set_policy": frozenset({APPROVER, ADMIN}),
     "registry.retire": frozenset({ENGINEER, OPERATOR, ADMIN}),
     "rollouts.request": frozenset({ENGINEER, OPERATOR, ADMIN}),
     "rollouts.approve": frozenset({APPROVER, ADMIN}),

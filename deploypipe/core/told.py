@@ -15,6 +15,7 @@ from deploypipe.core.status import Tone
 
 ADDRESSES: Final[Mapping[str, str]] = {
     "registry.modelversion": "version-detail",
+    "registry.qapolicy": "policy-detail",
     "rollouts.rollout": "rollout-detail",
     "abtests.experiment": "experiment-detail",
 }
@@ -25,6 +26,7 @@ PHRASES: Final[Mapping[str, str]] = {
     "version.examine": "asked for an examination of",
     "version.examined": "finished the examination of",
     "version.examination_failed": "could not examine",
+    "policy.saved": "set",
     "strategy.saved": "saved the strategy",
     "rollout.promote_step": "moved past a step of",
     "rollout.promote_full": "promoted in full",
@@ -57,6 +59,7 @@ TONES: Final[Mapping[str, Tone]] = {
     "version.refused": "bad",
     "version.examination_failed": "bad",
     "version.suspended": "warn",
+    "policy.saved": "info",
     "rollout.promoted": "ok",
     "rollout.aborted": "bad",
     "rollout.rollback": "bad",

@@ -29,6 +29,15 @@ def tokenize(text: str) -> Tokens:
     return tuple(match.group() for match in _TOKEN.finditer(text))
 
 
+def spans(text: str) -> list[tuple[str, str]]:
+    """Each token with the piece of text that it is written as; the pieces together are the text."""
+    ends = [match.end() for match in _TOKEN.finditer(text)]
+    if not ends:
+        return []
+    ends[-1] = len(text)
+    return [(token, text[start:end]) for token, start, end in zip(tokenize(text), [0, *ends[:-1]], ends, strict=True)]
+
+
 def count_tokens(text: str) -> int:
     return sum(1 for _ in _TOKEN.finditer(text))
 

@@ -12,7 +12,7 @@ import random
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, islice, takewhile
 from operator import itemgetter
 from pathlib import Path
 
@@ -51,6 +51,14 @@ class Sampling:
     temperature: float = 1.0
     top_p: float = 1.0
     allow_end: bool = True
+    top_k: int = 0
+    """0: all words."""
+    min_p: float = 0.0
+    """Words that are less likely than this share of the likeliest one are left out."""
+
+    @property
+    def truncates(self) -> bool:
+        return self.top_p < 1.0 or self.top_k > 0 or self.min_p > 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +126,22 @@ class NgramModel:
                 log_likelihood += math.log(self.probability(word, self.context(ids[:position][-self.order :])))
             count += len(ids)
         return math.exp(-log_likelihood / count)
+
+    def log_probabilities(self, tokens: Sequence[str]) -> list[float]:
+        """Of each token after those before it, at temperature 1 and with nothing left out."""
+        ids = self.ids(tokens)
+        return [
+            math.log(self.probability(word, self.context(ids[max(0, place - self.order) : place])))
+            for place, word in enumerate(ids)
+        ]
+
+    def likeliest(self, tokens: Sequence[str], count: int) -> dict[str, float]:
+        """The words that are likeliest after the tokens, with their log probabilities."""
+        context = self.context(self.ids(tokens[-self.order :]))
+        named, _ = self._written_out(context, allow_end=True)
+        others = islice((word for word in self._by_unigram if word not in named), count)
+        found = ((self.probability(word, context), word) for word in {*named, *others})
+        return {self.vocabulary[word]: math.log(p) for p, word in heapq.nlargest(count, found)}
 
     def generate(self, prompt: Sequence[str], sampling: Sampling, rng: random.Random) -> Iterator[str | None]:
         """The words after the prompt, without end except for one `None` where the model ends its paragraph."""
@@ -194,26 +218,34 @@ class NgramModel:
         factor = (commonest / peak) ** power
         left = others.total - math.fsum(others.weights[word] for word in named)
         rest = factor * left if left > 0.0 and len(named) < len(self.vocabulary) else 0.0
-        if sampling.top_p < 1.0:
-            return self._nucleus(weights, factor, rest, others, sampling.top_p)
+        if sampling.truncates:
+            return self._truncated(weights, factor, rest, others, sampling)
         cumulative = list(accumulate(weights.values()))
         return _Draw(list(weights), cumulative, cumulative[-1] + rest, weights)
 
-    def _nucleus(
-        self, weights: Mapping[int, float], factor: float, rest: float, others: _Unigrams, top_p: float
+    def _truncated(
+        self, weights: Mapping[int, float], factor: float, rest: float, others: _Unigrams, sampling: Sampling
     ) -> _Draw:
-        """The fewest words that together hold `top_p` of the probability."""
-        enough = top_p * (math.fsum(weights.values()) + rest)
+        """The likeliest words only: `min_p`, then `top_k`, then the fewest that hold `top_p` of what is left."""
         named = sorted(((weight, word) for word, weight in weights.items()), reverse=True)
         unnamed = ((factor * others.weights[word], word) for word in others.words if word not in weights)
+        ranked: Iterator[tuple[float, int]] = heapq.merge(named, unnamed, key=itemgetter(0), reverse=True)
+        if sampling.min_p > 0.0 or sampling.top_k > 0:
+            best = max(named[0][0], factor if others.words[0] not in weights else 0.0)
+            likely = takewhile(lambda pair: pair[0] > 0.0 and pair[0] >= sampling.min_p * best, ranked)
+            kept = list(islice(likely, sampling.top_k or None))
+            mass, ranked = math.fsum(weight for weight, _ in kept), iter(kept)
+        else:
+            mass = math.fsum(weights.values()) + rest
+        enough = sampling.top_p * mass
         words: list[int] = []
         cumulative: list[float] = []
         total = 0.0
-        for weight, word in heapq.merge(named, unnamed, key=itemgetter(0), reverse=True):
+        for weight, word in ranked:
             total += weight
             words.append(word)
             cumulative.append(total)
-            if total >= enough:
+            if total >= enough and sampling.top_p < 1.0:
                 break
         return _Draw(words, cumulative, total, {})
 

@@ -15,10 +15,12 @@ DEFAULT_MAX_TOKENS = 16
 LARGEST_MAX_TOKENS = 2**31 - 1
 MAX_CHOICES = 128
 MAX_STOPS = 16
+MAX_LOGPROBS = 20
 _ROLES = frozenset({"system", "developer", "user", "assistant", "tool"})
 _SURROGATES = re.compile("[\ud800-\udfff]")
 _MEDIA_TYPE = "application/json"
 
+_KINDS = {400: "BadRequestError", 404: "NotFoundError", 405: "BadRequestError", 429: "RateLimitError"}
 DONE = b"data: [DONE]\n\n"
 
 
@@ -30,9 +32,7 @@ class ApiError(Exception):
         self.param = param
 
     def body(self) -> dict[str, Any]:
-        kind = {400: "BadRequestError", 404: "NotFoundError", 405: "BadRequestError"}.get(
-            self.status, "InternalServerError"
-        )
+        kind = _KINDS.get(self.status, "InternalServerError")
         return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.status}}
 
 
@@ -47,6 +47,11 @@ class GenerationRequest:
     stop: tuple[str, ...]
     stream: bool
     include_usage: bool
+    echo: bool = False
+    logprobs: int | None = None
+    """How many of the likeliest words are told with each token; None: no log probabilities at all."""
+    texts: tuple[str, ...] = ()
+    """The prompts as they were sent, for `echo`."""
 
     @property
     def prompt_tokens(self) -> int:
@@ -73,14 +78,20 @@ def parse_request(
         raise ApiError(400, "model must be a string.", param="model")
     if model is not None and model != served_model_name:
         raise ApiError(404, f"The model `{model}` does not exist.", param="model")
-    prompts = (_chat_prompt(fields),) if chat else _prompts(fields)
+    texts = () if chat else _texts(fields)
+    prompts = (_chat_prompt(fields),) if chat else tuple(map(tokenize, texts))
+    stream = _flag(fields, "stream")
+    echo, logprobs = (False, None) if chat else (_flag(fields, "echo"), _logprobs(fields))
+    if stream and (echo or logprobs is not None):
+        raise ApiError(400, "echo and logprobs cannot be streamed.", param="echo" if echo else "logprobs")
+    _refuse_what_is_not_there(fields, chat=chat)
     longest = max(map(len, prompts))
     asked = _integer(fields, "max_completion_tokens", None, 1, LARGEST_MAX_TOKENS) if chat else None
     if asked is None:
-        asked = _integer(fields, "max_tokens", None, 1, LARGEST_MAX_TOKENS)
+        asked = _integer(fields, "max_tokens", None, 0 if echo else 1, LARGEST_MAX_TOKENS)
     default = max_model_len - longest if chat else min(DEFAULT_MAX_TOKENS, max_model_len - longest)
     max_tokens = default if asked is None else asked
-    if longest >= max_model_len or longest + max_tokens > max_model_len:
+    if (longest >= max_model_len and asked != 0) or longest + max_tokens > max_model_len:
         raise ApiError(
             400,
             f"This model's maximum context length is {max_model_len} tokens. However, you requested "
@@ -92,7 +103,6 @@ def parse_request(
     n = _integer(fields, "n", 1, 1, MAX_CHOICES) or 1
     if temperature == 0.0 and n > 1:
         raise ApiError(400, "n must be 1 when using greedy sampling.", param="n")
-    stream = _flag(fields, "stream")
     options = fields.get("stream_options")
     if options is not None and not (isinstance(options, dict) and stream):
         raise ApiError(400, "stream_options must be an object, and only with stream.", param="stream_options")
@@ -104,23 +114,50 @@ def parse_request(
             temperature,
             _number(fields, "top_p", 1.0, "above 0 and at most 1", lambda value: 0.0 < value <= 1.0),
             allow_end=not _flag(fields, "ignore_eos"),
+            top_k=max(0, _integer(fields, "top_k", 0, -1, LARGEST_MAX_TOKENS) or 0),
+            min_p=_number(fields, "min_p", 0.0, "between 0 and 1", lambda value: 0.0 <= value <= 1.0),
         ),
         n=n,
         seed=_integer(fields, "seed", None, -(2**63), 2**63 - 1),
         stop=_stop(fields),
         stream=stream,
         include_usage=options is not None and _flag(options, "include_usage"),
+        echo=echo,
+        logprobs=logprobs,
+        texts=texts,
     )
 
 
-def _prompts(fields: Mapping[str, Any]) -> tuple[Tokens, ...]:
+# Fields that the interface has and this model cannot do. To ignore them would be to answer another question.
+_WITHOUT_EFFECT: Mapping[str, tuple[float, str, Callable[[float], bool]]] = {
+    "presence_penalty": (0.0, "between -2 and 2", lambda value: -2.0 <= value <= 2.0),
+    "frequency_penalty": (0.0, "between -2 and 2", lambda value: -2.0 <= value <= 2.0),
+    "repetition_penalty": (1.0, "above 0", lambda value: value > 0.0),
+}
+
+
+def _refuse_what_is_not_there(fields: Mapping[str, Any], *, chat: bool) -> None:
+    for name, (neutral, limits, is_allowed) in _WITHOUT_EFFECT.items():
+        if _number(fields, name, neutral, limits, is_allowed) != neutral:
+            raise ApiError(400, f"This model has no {name}: leave it at {neutral:g}.", param=name)
+    if chat and fields.get("logprobs"):
+        raise ApiError(400, "Only /v1/completions tells log probabilities.", param="logprobs")
+    if fields.get("prompt_logprobs") is not None:
+        raise ApiError(400, "Ask for echo and logprobs instead of prompt_logprobs.", param="prompt_logprobs")
+
+
+def _logprobs(fields: Mapping[str, Any]) -> int | None:
+    return _integer(fields, "logprobs", None, 0, MAX_LOGPROBS)
+
+
+def _texts(fields: Mapping[str, Any]) -> tuple[str, ...]:
     prompt = fields.get("prompt")
     texts = [prompt] if isinstance(prompt, str) else prompt
     if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):
         raise ApiError(400, "prompt must be a string or a list of strings that is not empty.", param="prompt")
     if len(texts) > MAX_CHOICES:
         raise ApiError(400, f"prompt may hold at most {MAX_CHOICES} texts.", param="prompt")
-    return tuple(map(tokenize, texts))
+    return tuple(texts)
 
 
 def _chat_prompt(fields: Mapping[str, Any]) -> Tokens:
@@ -245,26 +282,35 @@ class StreamFormat:
         return f'{self._head}],"usage":{counts}}}\n\n'.encode()
 
 
+@dataclass(frozen=True, slots=True)
+class Written:
+    """One choice of an answer that does not stream."""
+
+    text: str
+    finish_reason: str
+    logprobs: Mapping[str, Any] | None = None
+
+
 def answer(
     *,
     chat: bool,
     answer_id: str,
     created: int,
     model: str,
-    choices: Sequence[tuple[str, str]],
+    choices: Sequence[Written],
     prompt_tokens: int,
     completion_tokens: int,
 ) -> bytes:
-    """The whole answer of a request that does not stream; `choices` are texts with their finish reasons."""
+    """The whole answer of a request that does not stream."""
     shaped = [
         {
             "index": index,
-            **({"message": {"role": "assistant", "content": text}} if chat else {"text": text}),
-            "logprobs": None,
-            "finish_reason": finish_reason,
+            **({"message": {"role": "assistant", "content": said.text}} if chat else {"text": said.text}),
+            "logprobs": said.logprobs,
+            "finish_reason": said.finish_reason,
             "stop_reason": None,
         }
-        for index, (text, finish_reason) in enumerate(choices)
+        for index, said in enumerate(choices)
     ]
     return dump(
         {

@@ -28,12 +28,15 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from examples.textgen.corpus import Tokens, needs_space
 from examples.textgen.faults import CRASH_EXIT_CODE, FAULTS, LONG_PROMPT_TOKENS, TOKENS_BEFORE_ERROR, Faults, fault_name
+from examples.textgen.limiter import Bucket, Headers, Limit, Limiter
+from examples.textgen.logprobs import told
 from examples.textgen.model import ArtifactError, NgramModel, load
 from examples.textgen.protocol import (
     DONE,
     ApiError,
     GenerationRequest,
     StreamFormat,
+    Written,
     answer,
     dump,
     error_event,
@@ -49,6 +52,9 @@ KEEP_ALIVE_SECONDS = 3700
 _COMPLETIONS, _CHAT = "/v1/completions", "/v1/chat/completions"
 _COUNTED = frozenset({_COMPLETIONS, _CHAT, "/v1/models"})
 _UNCOUNTED = frozenset({"/health", "/ping", "/version", "/metrics"})
+_TOO_MANY = ApiError(
+    429, "Rate limit reached: too many requests with this key. Try again after the time in Retry-After."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +66,8 @@ class Settings:
     token_delay: float = 0.002
     max_num_seqs: int = 256
     seed: int = 0
+    limit: Limit = field(default_factory=Limit)
+    """Of the requests with one key."""
     faults: Faults = field(default_factory=Faults)
 
 
@@ -72,7 +80,10 @@ class Choice:
         self._left = request.max_tokens
         self._stop = request.stop
         self._held = ""
-        self.finish_reason: str | None = None
+        self.tokens: list[str] = []
+        """What was drawn, where log probabilities are asked for."""
+        self._notes = request.logprobs is not None
+        self.finish_reason: str | None = None if self._left else "length"
 
     def step(self) -> str:
         token = next(self._tokens)
@@ -80,6 +91,8 @@ class Choice:
         if token is None:
             self.finish_reason = "stop"
             return self._held
+        if self._notes:
+            self.tokens.append(token)
         text = f" {token}" if needs_space(self._previous, token) else token
         self._previous = token
         if self._stop:
@@ -152,7 +165,7 @@ class Engine:
         name = self.settings.served_model_name
         form = StreamFormat(chat=request.chat, answer_id=answer_id, created=created, model=name)
         texts = [""] * len(choices)
-        running = list(enumerate(choices))
+        running = [(index, choice) for index, choice in enumerate(choices) if choice.finish_reason is None]
         tokens, rounds, due, last = 0, 0, started, started
         while running and rounds != fails_after:
             due += delay
@@ -195,12 +208,23 @@ class Engine:
             answer_id=answer_id,
             created=created,
             model=name,
-            choices=[(texts[index], choice.finish_reason or "") for index, choice in enumerate(choices)],
+            choices=[self._written(request, index, choice, texts[index]) for index, choice in enumerate(choices)],
             prompt_tokens=request.prompt_tokens,
             completion_tokens=tokens,
         )
         await send(_start(200, b"application/json", len(whole)))
         await send(_body(whole))
+
+    def _written(self, request: GenerationRequest, index: int, choice: Choice, text: str) -> Written:
+        finish = choice.finish_reason or ""
+        if not request.echo and request.logprobs is None:
+            return Written(text, finish)
+        number = index // request.n
+        prompt = request.texts[number]
+        logprobs = None
+        if request.logprobs is not None:
+            logprobs = told(self._model, prompt, choice.tokens, text, echo=request.echo, likeliest=request.logprobs)
+        return Written(prompt + text if request.echo else text, finish, logprobs)
 
     async def _meet_faults(self, request: GenerationRequest, gone: asyncio.Future[Message]) -> int | None:
         """Die, hang, or say after how many tokens this request fails."""
@@ -253,12 +277,13 @@ class Generations:
 
 
 class Gate:
-    """Keys for everything under /v1, and the count of requests."""
+    """Keys for everything under /v1, how much each key may ask, and the count of requests."""
 
     def __init__(self, app: ASGIApp, settings: Settings, telemetry: Telemetry) -> None:
         self._app = app
         self._keys = [key.encode() for key in settings.api_keys]
         self._open = frozenset({_COMPLETIONS, _CHAT}) if settings.faults.open_completions else frozenset()
+        self._limiter = Limiter(settings.limit, time.monotonic)
         self._requests = telemetry.http_requests
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -266,32 +291,44 @@ class Gate:
             await self._app(scope, receive, send)
             return
         path: str = scope["path"]
+        if path in _UNCOUNTED:
+            await self._app(scope, receive, send)
+            return
         status = 500
+        bucket: Bucket | None = None
 
         async def watched(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
+                if bucket is not None:
+                    message["headers"] = [*message["headers"], *bucket.headers()]
             await send(message)
 
         try:
-            if self._may_ask(path, scope):
+            key = self._key(scope)
+            if key is None and not self._is_open(path, scope):
+                await _refuse(watched, 401, {"error": "Unauthorized"})
+                return
+            bucket = self._limiter.bucket(key or b"")
+            if bucket is None or bucket.take():
                 await self._app(scope, receive, watched)
             else:
-                await _refuse(watched, 401, {"error": "Unauthorized"})
+                await _refuse(watched, 429, _TOO_MANY.body(), bucket.retry_after())
         finally:
-            if path not in _UNCOUNTED:
-                handler = path if path in _COUNTED else "none"
-                self._requests.labels(handler, scope["method"], f"{status // 100}xx").inc()
+            handler = path if path in _COUNTED else "none"
+            self._requests.labels(handler, scope["method"], f"{status // 100}xx").inc()
 
-    def _may_ask(self, path: str, scope: Scope) -> bool:
-        if not self._keys or not path.startswith("/v1") or path in self._open or scope["method"] == "OPTIONS":
-            return True
+    def _is_open(self, path: str, scope: Scope) -> bool:
+        return not self._keys or not path.startswith("/v1") or path in self._open or scope["method"] == "OPTIONS"
+
+    def _key(self, scope: Scope) -> bytes | None:
+        """The one that was sent, if it is right."""
         header: bytes = next((value for name, value in scope["headers"] if name == b"authorization"), b"")
         scheme, _, key = header.partition(b" ")
         # All keys are compared, each in constant time, so that the time says nothing about them.
         matches = [hmac.compare_digest(key, known) for known in self._keys]
-        return scheme.lower() == b"bearer" and any(matches)
+        return key if scheme.lower() == b"bearer" and any(matches) else None
 
 
 def create_app(model: NgramModel, settings: Settings) -> ASGIApp:
@@ -354,9 +391,11 @@ async def _read(receive: Receive) -> bytes:
             return bytes(body)
 
 
-async def _refuse(send: Send, status: int, document: object) -> None:
+async def _refuse(send: Send, status: int, document: object, headers: Headers | None = None) -> None:
     body = dump(document)
-    await send(_start(status, b"application/json", len(body)))
+    start = _start(status, b"application/json", len(body))
+    start["headers"] += headers or []
+    await send(start)
     await send(_body(body))
 
 
@@ -371,6 +410,20 @@ def _body(body: bytes, *, more: bool = False) -> Message:
     return {"type": "http.response.body", "body": body, "more_body": more}
 
 
+_LIMIT_HELP = "requests a second with one key, and how many at once (twice as many); 0: as many as come; default: 100"
+
+
+def _limit(text: str) -> Limit:
+    rate, colon, burst = text.partition(":")
+    try:
+        limit = Limit(float(rate), int(burst) if colon else max(1, round(2 * float(rate))))
+    except (ValueError, OverflowError):
+        limit = Limit(-1.0)
+    if not 0.0 <= limit.per_second <= 1e9 or limit.burst < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a rate: give R or R:BURST, such as 100 or 100:200")
+    return limit
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m examples.textgen.server", description=__doc__)
     parser.add_argument("--model", required=True, type=Path, metavar="DIR", help="artifact written by the trainer")
@@ -380,6 +433,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--max-model-len", type=int, help="default: what config.json says")
     parser.add_argument("--max-num-seqs", type=int, default=256, help="requests generated at once; others wait")
     parser.add_argument("--token-delay", type=float, default=0.002, metavar="S", help="seconds between two tokens")
+    parser.add_argument("--rate-limit", type=_limit, default=Limit(), metavar="R[:BURST]", help=_LIMIT_HELP)
     parser.add_argument("--shutdown-timeout", type=int, default=30, metavar="S", help="for streams after SIGTERM")
     parser.add_argument(
         "--fault",
@@ -425,6 +479,7 @@ def _settings(options: argparse.Namespace, config: Mapping[str, object], faults:
         token_delay=options.token_delay,
         max_num_seqs=options.max_num_seqs,
         seed=seed if isinstance(seed, int) else 0,
+        limit=options.rate_limit,
         faults=faults,
     )
 

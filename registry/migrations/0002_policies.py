@@ -29,6 +29,11 @@ class Migration(migrations.Migration):
             name='policy_sources',
             field=models.JSONField(blank=True, default=list),
         ),
+        migrations.AddField(
+            model_name='qarun',
+            name='under_way',
+            field=models.JSONField(blank=True, default=list),
+        ),
         migrations.CreateModel(
             name='QAPolicy',
             fields=[

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -57,6 +58,10 @@ class Context:
     """What the engine is started with besides its own command ("--max-model-len", "4096")."""
     files: Path | None = None
     """The folder in which the policy's own prompt and held-out files lie; the policy names them relative to it."""
+    given_up: threading.Event = field(default_factory=threading.Event, repr=False, compare=False)
+    """Set when the runner no longer waits for the check that has this context; who asks a server then stops asking, so
+    as not to disturb the checks that measure its speed.
+    """
     scratch: dict[str, Any] = field(default_factory=dict)
     """What one check measured and others read too (the load probe's figures), by the measuring check's name."""
 
@@ -150,7 +155,7 @@ class Check(Protocol):
     needs_server: ClassVar[bool] = False
     """Where there is no server the runner answers "not checked" with the reason, without calling the check."""
     alone: ClassVar[bool] = False
-    """It measures speed: nothing else may run beside it."""
+    """It measures speed, or what it reads must not depend on what is computed beside it: nothing else may run then."""
     needs_live: ClassVar[bool] = False
     """It compares with the live version, a copy of which is started for it. Implies that it runs alone."""
     last: ClassVar[bool] = False

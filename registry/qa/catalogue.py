@@ -5,26 +5,72 @@ Django's side calls `discover` with the installed apps; the command line with th
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable
 from importlib import import_module
 from importlib.util import find_spec
+from pathlib import Path
+from traceback import extract_tb
 from typing import TypeVar
 
 from registry.qa.base import Check
+from registry.qa.parameters import Parameter
 from registry.scoring import CATEGORY_WEIGHTS
 
 BUILTIN = "registry.qa.builtin"
-_MODULES = ("compatibility", "performance", "security", "integration", "quality")
+_MODULES = (
+    "compatibility",
+    "sampling",
+    "samplers",
+    "files",
+    "weights",
+    "installed",
+    "performance",
+    "performance_limits",
+    "performance_baseline",
+    "security",
+    "security_exposure",
+    "security_splitting",
+    "security_transport",
+    "security_hostile",
+    "security_openapi",
+    "security_rate",
+    "integration",
+    "integration_imports",
+    "quality",
+)
 _NAME = re.compile(r"[a-z][a-z0-9_]*\.[a-z][a-z0-9_]*")
+
+LONGEST = 3600.0
+_FACTS: dict[str, tuple[type, ...]] = {
+    "name": (str,),
+    "label": (str,),
+    "category": (str,),
+    "weight": (int, float),
+    "required": (bool,),
+    "timeout": (int, float),
+    "parameters": (tuple,),
+    "needs_artifact": (bool,),
+    "needs_server": (bool,),
+    "alone": (bool,),
+    "needs_live": (bool,),
+    "last": (bool,),
+}
 
 _checks: dict[str, type[Check]] = {}
 
 C = TypeVar("C", bound=type[Check])
 
 
+class CheckFileError(Exception):
+    """An app's `qa_checks.py` cannot be used; the text says where and what to do."""
+
+
 def check(cls: C) -> C:
-    """Register a check. Its name is "category.word" and stands for one class only."""
+    """Register a check. Its name is "category.word" and stands for one class only. ValueError says what it lacks."""
+    if problem := _problem(cls):
+        raise ValueError(f"{cls.__qualname__} is no check that can be used: {problem}")
     if not _NAME.fullmatch(cls.name) or cls.name.partition(".")[0] != cls.category:
         raise ValueError(f'{cls.__qualname__}.name is {cls.name!r}: give "{cls.category}.word"')
     known = _checks.get(cls.name)
@@ -34,11 +80,64 @@ def check(cls: C) -> C:
     return cls
 
 
+def _problem(cls: type[Check]) -> str:
+    """What of the contract it does not keep; empty where it does."""
+    for name, kinds in _FACTS.items():
+        value = getattr(cls, name, None)
+        if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
+            wanted = " or ".join(kind.__name__ for kind in kinds)
+            return f"{name} is {value!r}, give {wanted}" if hasattr(cls, name) else f"it has no {name} ({wanted})"
+    if not (math.isfinite(cls.weight) and cls.weight >= 0):
+        return f"weight is {cls.weight!r}, give 0 or more"
+    if not 0 < cls.timeout <= LONGEST:
+        return f"timeout is {cls.timeout!r}, give seconds up to {LONGEST:g}"
+    if not callable(getattr(cls, "run", None)) or cls.run is Check.run:
+        return "it has no run(self, context)"
+    names = [parameter.name for parameter in cls.parameters if isinstance(parameter, Parameter)]
+    if len(names) != len(cls.parameters) or len(set(names)) != len(names):
+        return "parameters must be Parameter objects, each with a name of its own"
+    return ""
+
+
 def discover(apps: Iterable[str]) -> None:
-    """Import `qa_checks.py` of each app that has one. An error inside such a file is the caller's to see."""
+    """Import `qa_checks.py` of each app that has one. Raises CheckFileError: a gate that silently lacks a check that
+    somebody demanded would approve what it should not.
+    """
     for app in apps:
-        if find_spec(app) is not None and find_spec(f"{app}.qa_checks") is not None:
-            import_module(f"{app}.qa_checks")
+        if _has_checks(app):
+            _import(app)
+
+
+def _has_checks(app: str) -> bool:
+    try:
+        if find_spec(app) is None:
+            raise ModuleNotFoundError(f"No module named {app!r}")
+        return find_spec(f"{app}.qa_checks") is not None
+    except Exception as error:  # the app's own package is imported by this
+        raise CheckFileError(f"The app {app!r} cannot be imported: {type(error).__name__}: {error}") from error
+
+
+def _import(app: str) -> None:
+    before = dict(_checks)
+    try:
+        import_module(f"{app}.qa_checks")
+    except Exception as error:
+        _checks.clear()
+        _checks.update(before)  # not half of a file's checks
+        advice = f"Mend the file, or take {app!r} out of DEPLOYPIPE_APPS."
+        raise CheckFileError(
+            f"The checks of the app {app!r} cannot be used: {_place_of(error, app)}: {type(error).__name__}: "
+            f"{str(error).rstrip('.') or 'no text'}. {advice}"
+        ) from error
+
+
+def _place_of(error: BaseException, app: str) -> str:
+    """The file and the line in it, also where the error itself came from further in."""
+    ending = str(Path(*app.split("."), "qa_checks.py"))
+    if isinstance(error, SyntaxError) and error.filename:
+        return f"{error.filename}, line {error.lineno}"
+    frames = [frame for frame in extract_tb(error.__traceback__) if frame.filename.endswith(ending)]
+    return f"{frames[-1].filename}, line {frames[-1].lineno}" if frames else ending
 
 
 def all_checks() -> list[type[Check]]:
@@ -53,8 +152,10 @@ def find(name: str) -> type[Check] | None:
     return next((known for known in all_checks() if known.name == name), None)
 
 
-def _place(cls: type[Check]) -> tuple[int, str, bool, str]:
+def _place(cls: type[Check]) -> tuple[int, str, int, str]:
+    """By category, ours first and in the order of `_MODULES`, which is also the order in which the last ones run."""
     categories = list(CATEGORY_WEIGHTS)
-    known = cls.category in CATEGORY_WEIGHTS
-    place = categories.index(cls.category) if known else len(categories)
-    return place, cls.category, not cls.__module__.startswith(f"{BUILTIN}."), cls.__module__
+    place = categories.index(cls.category) if cls.category in CATEGORY_WEIGHTS else len(categories)
+    package, _, module = cls.__module__.rpartition(".")
+    rank = _MODULES.index(module) if package == BUILTIN and module in _MODULES else len(_MODULES)
+    return place, cls.category, rank, cls.__module__

@@ -2,7 +2,8 @@
 live version, and last what may bring the server down.
 
 A check that hangs or raises becomes an error and stops nothing: each runs in a daemon thread of its own. All that
-wait for the server share `SERVER_SECONDS`, so that an examination ends whatever the server does.
+wait for the server share `SERVER_SECONDS`, so that an examination ends whatever the server does. How long the new
+version may take to start is for whoever starts it to say.
 """
 
 from __future__ import annotations
@@ -11,20 +12,30 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field, replace
 from queue import Empty, SimpleQueue
-from typing import Any
 
 from registry.qa.base import Check, Context, Outcome, RunningServer
-from registry.qa.policy import Policy
+from registry.qa.opening import Opening
+from registry.qa.outcomes import HIDDEN, failed_with, sound
+from registry.qa.policy import Load, Policy
 from registry.scoring import Scored, Status
 
 AT_ONCE = 4
-SERVER_SECONDS = 240.0
-"""For all checks that wait for the server, from the first one's beginning."""
-HIDDEN = "•••"
+SERVER_SECONDS = 200.0
+"""For all checks that wait for the server, from the first one's beginning. Starting a server is not counted, and a
+policy whose load is longer than the usual one has so much more. With what runs before, five minutes altogether.
+"""
+LIVE_START_SECONDS = 30.0
+LIVE_START_TIMES = 3.0
+"""The copy of the live version may take so many times as long to start as the new version did, and 30 s at least: a
+large model takes minutes to load, and one that does not come up must not hold the examination for ever.
+"""
+STRAY_SECONDS = 2.0
+"""How long what was given up may take to notice it, before something measures the server's speed."""
+__all__ = ["AT_ONCE", "HIDDEN", "SERVER_SECONDS", "Result", "examine", "ignore", "stop_reason", "to_scored"]
 
 
 @dataclass(frozen=True)
@@ -46,13 +57,14 @@ class Result:
 
 
 OnResult = Callable[[Result], None]
+OnStart = Callable[[type[Check]], None]
 Clock = Callable[[], float]
 StartServer = Callable[[], AbstractContextManager[RunningServer]]
 NO_LIVE = "No other version is live, so there is nothing to compare with."
 NOT_COMPARED = "The policy does not ask for a comparison with the live version."
 
 
-def ignore(result: Result) -> None:
+def ignore(what: object) -> None:
     return None
 
 
@@ -61,20 +73,26 @@ def examine(
     checks: Sequence[type[Check]],
     *,
     on_result: OnResult = ignore,
+    on_start: OnStart = ignore,
     clock: Clock = time.monotonic,
     start_server: StartServer | None = None,
     start_live: StartServer | None = None,
     server_seconds: float = SERVER_SECONDS,
+    live_start_seconds: float = LIVE_START_SECONDS,
 ) -> list[Result]:
-    """Every check's result, in the order of `checks`; `on_result` gets each as it comes, in the caller's thread.
+    """Every check's result, in the order of `checks`; `on_result` gets each as it comes, in the caller's thread, and
+    `on_start` each check that is really begun.
 
     `start_server` is called only when no required check of the files stands against it, and left at the end; what it
     raises becomes the reason why the server's checks were not made. Without it the context's own server is examined.
     `start_live` starts a copy of the live version for the checks that compare with it, and only while nothing blocks.
+    It is entered in a thread of its own, and left by that thread if it comes too late.
     """
-    running = _Examination(context, on_result, clock, server_seconds)
-    running.files([c for c in checks if not c.needs_server])
-    asking = [c for c in checks if c.needs_server]
+    server_seconds += max(0.0, context.policy.load.seconds - Load().seconds)
+    running = _Examination(context, on_result, on_start, clock, server_seconds, live_start_seconds)
+    possible = running.possible(checks)
+    running.files([c for c in possible if not c.needs_server])
+    asking = [c for c in possible if c.needs_server]
     with ExitStack() as stack:
         running.begin_server(stack, start_server)
         running.together([c for c in asking if not (c.alone or c.needs_live or c.last)])
@@ -106,23 +124,28 @@ def to_scored(result: Result) -> Scored:
 class _Examination:
     context: Context
     on_result: OnResult
+    on_start: OnStart
     clock: Clock
     server_seconds: float
+    live_start_seconds: float
     results: list[Result] = field(default_factory=list)
     ends: float = math.inf
     """When the server's time is up, by `clock`."""
+    start_took: float = 0.0
+    strays: list[threading.Thread] = field(default_factory=list)
+    """Of checks that were given up and may still be asking the server."""
+
+    def possible(self, checks: Sequence[type[Check]]) -> list[type[Check]]:
+        without = [c for c in checks if c.needs_artifact and self.context.artifact is None]
+        self._skip(without, "No files were given, only a running server.", Status.NOT_APPLICABLE)
+        return [c for c in checks if c not in without]
 
     def files(self, checks: Sequence[type[Check]]) -> None:
-        if self.context.artifact is None:
-            self._skip(
-                [c for c in checks if c.needs_artifact],
-                "No files were given, only a running server.",
-                Status.NOT_APPLICABLE,
-            )
-            checks = [c for c in checks if not c.needs_artifact]
-        self._run(checks, AT_ONCE)
+        self._run([c for c in checks if not c.alone], AT_ONCE)
+        self._run([c for c in checks if c.alone], 1)
 
     def begin_server(self, stack: ExitStack, start: StartServer | None) -> None:
+        began = self.clock()
         if problem := stop_reason(self.results):
             self.context = replace(self.context, server=None, server_problem=problem)
         elif start is not None:
@@ -130,6 +153,7 @@ class _Examination:
                 self.context = replace(self.context, server=stack.enter_context(start()), server_problem="")
             except Exception as error:
                 self.context = replace(self.context, server=None, server_problem=str(error) or type(error).__name__)
+        self.start_took = self.clock() - began
         self.ends = self.clock() + self.server_seconds
 
     def together(self, checks: Sequence[type[Check]]) -> None:
@@ -148,9 +172,10 @@ class _Examination:
             live = self.context.live
             if wanted and start_live is not None:
                 try:
-                    live = stack.enter_context(start_live())
+                    live = self._open_live(stack, start_live)
                 except Exception as error:
-                    return self._skip(checks, f"A copy of the live version could not be started: {error}")
+                    why = str(error) or type(error).__name__
+                    return self._skip(checks, f"A copy of the live version could not be started: {why}")
             if live is None or not self.context.policy.compare_with_live:
                 why = NO_LIVE if live is None and self.context.policy.compare_with_live else NOT_COMPARED
                 return self._skip(checks, why, Status.NOT_APPLICABLE)
@@ -159,6 +184,14 @@ class _Examination:
             self.context = before
         return None
 
+    def _open_live(self, stack: ExitStack, start: StartServer) -> RunningServer:
+        began = self.clock()
+        try:
+            longest = max(self.live_start_seconds, LIVE_START_TIMES * self.start_took)
+            return stack.enter_context(Opening(start, longest))
+        finally:
+            self.ends += self.clock() - began
+
     def _ask(self, checks: Sequence[type[Check]], at_once: int) -> None:
         if self.context.server is None:
             self._skip(checks, self.context.server_problem or "There is no server.")
@@ -166,11 +199,24 @@ class _Examination:
             self._run(checks, at_once)
 
     def _run(self, checks: Sequence[type[Check]], at_once: int) -> None:
-        _Running(self.context, self._found, self.clock, self.ends, self.server_seconds).run(checks, at_once)
+        if checks and at_once == 1:
+            self._settle()
+        running = _Running(self.context, self._found, self.on_start, self.clock, self.ends, self.server_seconds)
+        try:
+            running.run(checks, at_once)
+        finally:
+            self.strays += running.leave()
+
+    def _settle(self) -> None:
+        """Once for each: one that never ends is not waited for again."""
+        until = min(self.clock() + STRAY_SECONDS, self.ends)
+        for thread in self.strays:
+            thread.join(max(0.0, until - self.clock()))
+        self.strays.clear()
 
     def _skip(self, checks: Sequence[type[Check]], why: str, status: Status = Status.NOT_CHECKED) -> None:
         for check in checks:
-            self._found(_result(check, Outcome(status, why), 0.0, self.context.policy))
+            self._found(_result(check, sound(Outcome(status, why), ()), 0.0, self.context.policy))
 
     def _found(self, result: Result) -> None:
         self.results.append(result)
@@ -181,11 +227,13 @@ class _Examination:
 class _Running:
     context: Context
     found: OnResult
+    begun: OnStart
     clock: Clock
     ends: float
     whole: float
     answers: SimpleQueue[tuple[str, Outcome, float]] = field(default_factory=SimpleQueue)
     started: dict[str, tuple[type[Check], float]] = field(default_factory=dict)
+    threads: dict[str, tuple[threading.Thread, threading.Event]] = field(default_factory=dict)
 
     def run(self, checks: Sequence[type[Check]], at_once: int) -> None:
         waiting = deque(checks)
@@ -210,69 +258,49 @@ class _Running:
         now = self.clock()
         self.started[check.name] = (check, now)
         if now >= self.ends:
-            return self._finish(check.name, Outcome.error(f"It was not begun: {self._used_up}"), now)
-        threading.Thread(target=self._answer, args=(check,), name=f"check {check.name}", daemon=True).start()
+            return self._finish(check.name, Outcome.not_checked(f"It was not begun: {self._used_up}"), now)
+        self.begun(check)
+        self.started[check.name] = (check, self.clock())  # what is told of it is not its time
+        context = replace(self.context, given_up=threading.Event())
+        thread = threading.Thread(target=self._answer, args=(check, context), name=f"check {check.name}", daemon=True)
+        self.threads[check.name] = thread, context.given_up
+        thread.start()
         return None
+
+    def leave(self) -> list[threading.Thread]:
+        """Tell all that still run that nobody waits for them."""
+        alive = [(thread, given_up) for thread, given_up in self.threads.values() if thread.is_alive()]
+        for _, given_up in alive:
+            given_up.set()
+        return [thread for thread, _ in alive]
 
     @property
     def _used_up(self) -> str:
         return f"the {self.whole:g} s for all checks of the server were used up."
 
-    def _answer(self, check: type[Check]) -> None:
+    def _answer(self, check: type[Check], context: Context) -> None:
+        secrets = [server.api_key for server in (context.server, context.live) if server]
         try:
-            outcome: object = check().run(self.context)
-            if not isinstance(outcome, Outcome):
-                outcome = Outcome(Status.ERROR, f"The check returned {type(outcome).__name__} instead of an Outcome.")
+            outcome = sound(check().run(context), secrets)
         except BaseException as error:  # also SystemExit: a check cannot end the examination
-            text = str(error) or "no text"
-            outcome = Outcome(Status.ERROR, f"The check failed with {type(error).__name__}: {text}")
+            outcome = failed_with(error, secrets)
         self.answers.put((check.name, outcome, self.clock()))
 
     def _give_up(self) -> None:
         now = self.clock()
         for name, (check, at) in list(self.started.items()):
-            if now >= at + check.timeout:
-                self._finish(name, Outcome.error(f"The check gave no answer within {check.timeout:g} s."), now)
-            elif now >= self.ends:
-                self._finish(name, Outcome.error(f"The check was ended: {self._used_up}"), now)
+            if now < self._until(check, at):
+                continue
+            self.threads[name][1].set()
+            late = now >= at + check.timeout
+            why = f"The check gave no answer within {check.timeout:g} s."
+            self._finish(name, Outcome.error(why if late else f"The check was ended: {self._used_up}"), now)
 
     def _finish(self, name: str, outcome: Outcome, ended: float) -> None:
         check, at = self.started.pop(name)
-        self.found(_result(check, _without_secrets(outcome, self.context.server), ended - at, self.context.policy))
+        self.found(_result(check, outcome, ended - at, self.context.policy))
 
 
 def _result(check: type[Check], outcome: Outcome, seconds: float, policy: Policy) -> Result:
     required = check.required and check.category not in policy.advisory
     return Result(check.name, check.label, check.category, check.weight, required, outcome, max(0.0, seconds))
-
-
-def _without_secrets(outcome: Outcome, server: RunningServer | None) -> Outcome:
-    secret = server.api_key if server else ""
-    findings = tuple(
-        replace(found, sentence=_clean(found.sentence, secret), action=_clean(found.action, secret))
-        for found in outcome.findings
-    )
-    return replace(
-        outcome,
-        reason=_clean(outcome.reason, secret),
-        value=_clean(outcome.value, secret),
-        limit=_clean(outcome.limit, secret),
-        evidence=_clean(outcome.evidence, secret),
-        findings=findings,
-    )
-
-
-def _clean(value: Any, secret: str) -> Any:
-    """What JSON and a database can hold: no secret, no NaN, no zero character, no half of a surrogate pair."""
-    if isinstance(value, str):
-        shown = value.replace(secret, HIDDEN) if secret else value
-        return shown.replace("\0", "\N{REPLACEMENT CHARACTER}").encode(errors="replace").decode()
-    if isinstance(value, Mapping):
-        return {_clean(str(key), secret): _clean(item, secret) for key, item in value.items()}
-    if isinstance(value, Sequence | Set) and not isinstance(value, bytes | bytearray):
-        return [_clean(item, secret) for item in value]
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if value is None or isinstance(value, bool | int):
-        return value
-    return _clean(str(value), secret)

@@ -34,6 +34,7 @@ from deploypipe.core.errors import TargetError
 from deploypipe.core.processes import ProcessIdentity
 from registry.qa.base import Hardware
 
+from . import machine
 from .base import Observation, Phase, ServerSpec
 
 INHERITED = (
@@ -132,9 +133,10 @@ class LocalTarget:
         inherit: Sequence[str] = INHERITED,
         hardware: Mapping[str, int] | None = None,
     ) -> None:
-        """`hardware` declares what cannot be measured without the vendor's library; see `Hardware`."""
+        """`hardware` declares what is measured wrongly or not at all, by the names of `Hardware`."""
         self._directory = Path(directory)
-        self._hardware = Hardware(**hardware) if hardware else None
+        self._hardware = dict(hardware or {})
+        Hardware(**self._hardware)  # a wrong name is told when the target is set up
         self._host = host
         self._inherit = tuple(inherit)
 
@@ -203,8 +205,8 @@ class LocalTarget:
         return {name for name in self._recorded() if self._may_be_there(name)}
 
     def hardware(self) -> Hardware | None:
-        declared = self._hardware or Hardware()
-        return declared if declared.memory_bytes else replace(declared, memory_bytes=psutil.virtual_memory().total)
+        found = machine.measured()
+        return replace(found, **self._hardware)
 
     def log_tail(self, name: str, *, lines: int = 50) -> str:
         require_name(name)

@@ -13,6 +13,7 @@ MAY = {
     "registry.register": {ENGINEER},
     "registry.examine": {ENGINEER, APPROVER, OPERATOR},
     "registry.approve": {APPROVER},
+    "registry.set_policy": {APPROVER},
     "registry.retire": {ENGINEER, OPERATOR},
     "rollouts.request": {ENGINEER, OPERATOR},
     "rollouts.approve": {APPROVER},

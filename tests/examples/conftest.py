@@ -102,5 +102,5 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture(scope="session")
 def server(models: dict[str, Path]) -> Iterator[TextgenServer]:
-    with serving(models["trigram"]) as running:
+    with serving(models["trigram"], "--rate-limit", "0") as running:
         yield running

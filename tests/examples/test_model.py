@@ -22,6 +22,9 @@ def distribution(model: NgramModel, words: tuple[str, ...], sampling: Sampling) 
     banned = {UNKNOWN_ID} if sampling.allow_end else {UNKNOWN_ID, END_ID}
     plain = [0.0 if w in banned else model.probability(w, context) for w in range(len(model.vocabulary))]
     powers = {word: p ** (1.0 / sampling.temperature) for word, p in enumerate(plain)}
+    likely = sorted(powers, key=lambda word: -powers[word])[: sampling.top_k or None]
+    least = sampling.min_p * powers[likely[0]]
+    powers = {word: powers[word] for word in likely if powers[word] >= least}
     total = math.fsum(powers.values())
     kept, mass = {}, 0.0
     for word in sorted(powers, key=lambda word: -powers[word]):
@@ -48,7 +51,17 @@ def test_probabilities_over_the_vocabulary_sum_to_one(model: NgramModel, words: 
 
 @pytest.mark.parametrize("words", CONTEXTS[1:3])
 @pytest.mark.parametrize(
-    "sampling", [Sampling(), Sampling(0.7), Sampling(1.5), Sampling(0.9, top_p=0.6), Sampling(allow_end=False)]
+    "sampling",
+    [
+        Sampling(),
+        Sampling(0.7),
+        Sampling(1.5),
+        Sampling(0.9, top_p=0.6),
+        Sampling(allow_end=False),
+        Sampling(1.5, top_k=5),
+        Sampling(1.5, min_p=0.1),
+        Sampling(1.5, top_p=0.7, top_k=20, min_p=0.01),
+    ],
 )
 def test_words_are_drawn_as_often_as_their_probability_says(
     model: NgramModel, words: tuple[str, ...], sampling: Sampling
@@ -80,6 +93,33 @@ def test_low_temperatures_take_one_of_the_most_likely_words(
     best = max(model.probability(word, context) for word in allowed)
     for word in drawn(model, words, Sampling(temperature, top_p, allow_end), 20):
         assert model.probability(word, context) == pytest.approx(best, rel=1e-12)
+
+
+@pytest.mark.parametrize("words", CONTEXTS)
+@pytest.mark.parametrize("sampling", [Sampling(2.0, top_k=1), Sampling(2.0, min_p=1.0), Sampling(2.0, top_p=1e-6)])
+def test_one_word_is_left_of_the_tightest_truncation(
+    model: NgramModel, words: tuple[str, ...], sampling: Sampling
+) -> None:
+    (word,) = set(drawn(model, words, sampling, 20))
+    context = model.context(model.ids(words))
+    best = max(range(1, len(model.vocabulary)), key=lambda word: model.probability(word, context))
+    assert model.probability(word, context) == pytest.approx(model.probability(best, context), rel=1e-12)
+
+
+def test_log_probabilities_are_those_of_the_words_after_their_context(model: NgramModel) -> None:
+    words = ["The", "class", "never-seen", "body"]
+    ids = model.ids(words)
+    expected = [math.log(model.probability(word, model.context(ids[:place]))) for place, word in enumerate(ids)]
+    assert model.log_probabilities(words) == pytest.approx(expected)
+    assert ids[2] == UNKNOWN_ID
+
+
+def test_likeliest_words_are_listed_with_their_log_probabilities(model: NgramModel) -> None:
+    context = model.context(model.ids(["of", "the"]))
+    ranked = sorted((model.probability(w, context) for w in range(len(model.vocabulary))), reverse=True)
+    found = model.likeliest(["of", "the"], 5)
+    assert list(found.values()) == pytest.approx([math.log(p) for p in ranked[:5]])
+    assert math.exp(found[next(iter(found))]) == pytest.approx(ranked[0])
 
 
 def test_a_huge_temperature_makes_all_words_alike(model: NgramModel) -> None:

@@ -2,6 +2,7 @@ import json
 import signal
 import socket
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +128,18 @@ def test_stop_string_ends_the_text_before_it(server: TextgenServer, stream: bool
         ({"stop": [""]}, "stop"),
         ({"stream": "yes"}, "stream"),
         ({"stream_options": {"include_usage": True}}, "stream_options"),
+        ({"top_k": -2}, "top_k"),
+        ({"top_k": 1.5}, "top_k"),
+        ({"min_p": 1.1}, "min_p"),
+        ({"presence_penalty": 2.5}, "presence_penalty"),
+        ({"frequency_penalty": 0.5}, "frequency_penalty"),
+        ({"repetition_penalty": 0}, "repetition_penalty"),
+        ({"logprobs": 21}, "logprobs"),
+        ({"logprobs": True}, "logprobs"),
+        ({"logprobs": 0, "stream": True}, "logprobs"),
+        ({"echo": True, "stream": True}, "echo"),
+        ({"echo": "yes"}, "echo"),
+        ({"prompt_logprobs": 1}, "prompt_logprobs"),
         ({"model": 7}, "model"),
         ({"prompt": None}, "prompt"),
         ({"prompt": []}, "prompt"),
@@ -179,6 +192,95 @@ def test_unknown_model_is_a_404(server: TextgenServer, name: str) -> None:
 def test_unknown_path_and_method_answer_with_an_error_object(server: TextgenServer) -> None:
     assert server.post("/v1/else").json()["error"]["code"] == 404
     assert server.http.get("/v1/completions").json()["error"]["code"] == 405
+
+
+@pytest.mark.parametrize("prompt", ["The class", "  The class (x)\n", "", "never-seen"])
+def test_echo_tells_the_prompt_and_its_log_probabilities(server: TextgenServer, prompt: str) -> None:
+    fields: dict[str, Any] = {"max_tokens": 4, "temperature": 0, "ignore_eos": True, "logprobs": 2}
+    own = server.complete(prompt, **fields).json()["choices"][0]
+    (choice,) = server.complete(prompt, **fields, echo=True).json()["choices"]
+    told = choice["logprobs"]
+    asked = len(told["tokens"]) - 4
+    assert choice["text"] == prompt + own["text"]
+    assert "".join(told["tokens"]) == choice["text"]
+    places = zip(told["tokens"], told["text_offset"], strict=True)
+    assert all(choice["text"][at:].startswith(piece) for piece, at in places)
+    assert told["text_offset"][asked] == len(prompt)
+    assert told["token_logprobs"][0] is None
+    assert all(log < 0 for log in told["token_logprobs"][1:])
+    assert told["token_logprobs"][asked + 1 :] == own["logprobs"]["token_logprobs"][1:]
+    # Greedy: each word is the likeliest but for those that are never written.
+    assert all(len(tops) == 2 and max(tops.values()) >= log for tops, log in zip(
+        told["top_logprobs"][1:], told["token_logprobs"][1:], strict=True))  # fmt: skip
+
+
+def test_echo_without_generation_costs_no_token(server: TextgenServer) -> None:
+    answer = server.complete("The class is", echo=True, logprobs=0, max_tokens=0).json()
+    (choice,) = answer["choices"]
+    assert (choice["text"], choice["finish_reason"]) == ("The class is", "length")
+    assert choice["logprobs"]["tokens"] == ["The", " class", " is"]
+    assert choice["logprobs"]["top_logprobs"] is None
+    assert answer["usage"] == {"prompt_tokens": 3, "completion_tokens": 0, "total_tokens": 3}
+
+
+def test_several_echoed_prompts_keep_their_own_text(server: TextgenServer) -> None:
+    answer = server.post("/v1/completions", prompt=["The class", "A function"], n=2, max_tokens=2, echo=True).json()
+    begins = [choice["text"][:10] for choice in answer["choices"]]
+    assert begins == ["The class ", "The class ", "A function", "A function"]
+
+
+def test_log_probabilities_end_with_the_text(server: TextgenServer) -> None:
+    fields: dict[str, Any] = {"seed": 4, "max_tokens": 40, "ignore_eos": True, "logprobs": 1}
+    text = server.complete(**fields).json()["choices"][0]["text"]
+    (choice,) = server.complete(**fields, stop=text[10:14]).json()["choices"]
+    told = choice["logprobs"]
+    assert choice["finish_reason"] == "stop"
+    assert max(told["text_offset"]) < len(choice["text"])
+    assert "".join(told["tokens"]).startswith(choice["text"])
+
+
+def test_chat_has_no_log_probabilities_and_says_so(server: TextgenServer) -> None:
+    answer = server.post("/v1/chat/completions", messages=CHAT, logprobs=True)
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "logprobs")
+
+
+def test_neutral_penalties_are_taken(server: TextgenServer) -> None:
+    neutral: dict[str, Any] = {"presence_penalty": 0, "frequency_penalty": 0.0, "repetition_penalty": 1}
+    assert server.complete(**neutral, max_tokens=1).status_code == 200
+
+
+@pytest.fixture(scope="module")
+def limited(models: dict[str, Path]) -> Iterator[TextgenServer]:
+    with serving(models["bigram"], "--rate-limit", "0.01:5") as running:  # five, and the next in 100 seconds
+        yield running
+
+
+def test_requests_beyond_the_limit_are_refused_for_their_key_only(limited: TextgenServer) -> None:
+    answers = [limited.complete(max_tokens=1) for _ in range(7)]
+    assert [answer.status_code for answer in answers] == [200] * 5 + [429] * 2
+    assert [answer.headers["x-ratelimit-remaining"] for answer in answers] == ["4", "3", "2", "1", "0", "0", "0"]
+    assert {answer.headers["x-ratelimit-limit"] for answer in answers} == {"5"}
+    refused = answers[-1]
+    assert 90 <= int(refused.headers["retry-after"]) <= 100
+    assert 490 <= int(refused.headers["x-ratelimit-reset"]) <= 500
+    error = refused.json()["error"]
+    assert (error["type"], error["code"]) == ("RateLimitError", 429)
+    assert "Retry-After" in error["message"]
+    assert limited.metric('http_requests_total{handler="/v1/completions",status="4xx"}') == 2
+    other = {"authorization": "Bearer sk-second"}
+    assert limited.anonymous.get("/v1/models", headers=other).status_code == 200
+    assert limited.anonymous.get("/v1/models", headers={"authorization": "Bearer wrong"}).status_code == 401
+    for path in ("/health", "/ping", "/version", "/metrics"):
+        free = limited.http.get(path)
+        assert (free.status_code, "x-ratelimit-limit" in free.headers) == (200, False)
+
+
+@pytest.mark.parametrize("rate", ["x", "-1", "5:0", "5:x", "nan", "inf", ""])
+def test_rate_that_is_none_is_refused(models: dict[str, Path], rate: str) -> None:
+    with module("server", "--model", str(models["bigram"]), f"--rate-limit={rate}") as process:
+        _, errors = process.communicate(timeout=10.0)
+    assert process.returncode == 2
+    assert "is not a rate: give R or R:BURST" in errors
 
 
 def test_metrics_count_what_was_done(server: TextgenServer) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from deploypipe.core.errors import EngineError
-from registry.engines import ENGINES, EngineClient, Health, Layer, check_health, launch_command
+from registry.engines import ENGINES, PROMPT, EngineClient, Health, Layer, check_health, launch_command
 
 KEY = "sk-never-show-me"
 
@@ -153,6 +153,39 @@ def test_engines_of_the_family_are_started_alike(name: str, start: tuple[str, ..
     command = launch_command(ENGINES[name], artifact=Path("/m"), model="tiny", arguments=())
     assert command == (*start, "/m", "--host", "{host}", "--port", "{port}", "--served-model-name", "tiny")
     assert ENGINES[name].metrics_prefix == f"{name}:"
+
+
+@pytest.mark.parametrize(
+    ("files", "served"),
+    [
+        (["words.Q4_1.gguf", "README.md"], "words.Q4_1.gguf"),
+        (["q4/words-00001-of-00003.gguf", "q4/words-00002-of-00003.gguf", "q4/words-00003-of-00003.gguf"],
+         "q4/words-00001-of-00003.gguf"),
+        (["words.gguf", "mmproj-words.gguf"], "words.gguf"),
+        (["words-10-of-10.gguf", "words-01-of-10.gguf"], "words-01-of-10.gguf"),
+    ],
+)  # fmt: skip
+def test_llamacpp_is_started_with_the_one_model_file_of_the_folder(
+    tmp_path: Path, files: list[str], served: str
+) -> None:
+    for file in files:
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        (tmp_path / file).write_bytes(b"")
+    command = launch_command(ENGINES["llamacpp"], artifact=tmp_path, model="words", arguments=["--parallel", "4"])
+    assert command[:3] == ("llama-server", "--model", str(tmp_path / served))
+    assert " ".join(command[3:]) == "--alias words --host {host} --port {port} --metrics --parallel 4"
+
+
+@pytest.mark.parametrize(
+    ("files", "words"),
+    [(["model.safetensors"], "has no such file"), (["a.gguf", "b.gguf"], "has a.gguf, b.gguf")],
+)
+def test_llamacpp_needs_exactly_one_model_file(tmp_path: Path, files: list[str], words: str) -> None:
+    for file in files:
+        (tmp_path / file).write_bytes(b"")
+    refused = failure(lambda: launch_command(ENGINES["llamacpp"], artifact=tmp_path, model="words"))
+    assert refused.permanent
+    assert str(refused) == f"The engine serves one GGUF model, and {tmp_path} {words}."
 
 
 # -- asking ------------------------------------------------------------------------------------------------------------
@@ -365,6 +398,21 @@ def test_request_that_cannot_be_written_is_refused_without_showing_it(serve: Ser
     assert failed.permanent
 
 
+@pytest.mark.parametrize(("streams", "said"), [(True, "close"), (False, "keep-alive")])
+def test_connection_of_a_stream_is_not_used_again(serve: Serve, streams: bool, said: str) -> None:
+    """llama.cpp closes it, though it has promised to keep it."""
+    headers: list[str | None] = []
+
+    def answer(handler: Handler) -> None:
+        headers.append(handler.headers.get("Connection"))
+        (stream(token("a", "stop")) if streams else HEALTHY["/v1/completions"])(handler)
+
+    with completions(serve, answer) as client:
+        for _ in range(2):
+            client.complete("textgen", "x", max_tokens=1, stream=streams)
+    assert headers == [said, said]
+
+
 # -- metrics -----------------------------------------------------------------------------------------------------------
 
 
@@ -403,6 +451,58 @@ def test_metrics_have_one_name_whatever_the_engine(serve: Serve, prefix: str, ga
 def test_text_that_is_no_metrics_is_an_error(serve: Serve) -> None:
     with EngineClient(f"http://{serve({'/metrics': status(200, b'<html>{ hello')})}") as client:
         assert "/metrics answered 200" in str(failure(client.metrics))
+
+
+def test_counters_of_llamacpp_have_the_names_of_the_others(serve: Serve) -> None:
+    text = b"""# TYPE llamacpp:tokens_predicted_total counter
+llamacpp:tokens_predicted_total 298
+# TYPE llamacpp:requests_processing gauge
+llamacpp:requests_processing 2
+# TYPE llamacpp:requests_deferred gauge
+llamacpp:requests_deferred 5
+"""
+    with EngineClient(f"http://{serve({'/metrics': status(200, text)})}") as client:
+        found = client.metrics()
+    samples = {sample.name: sample.value for family in found.values() for sample in family.samples}
+    assert samples == {"generation_tokens_total": 298, "num_requests_running": 2, "num_requests_waiting": 5}
+
+
+# -- before it counts --------------------------------------------------------------------------------------------------
+
+
+def asked(into: list[tuple[str, Any]], code: int) -> Route:
+    def answer(handler: Handler) -> None:
+        into.append((handler.path, json.loads(handler.body)))
+        status(code, {})(handler)
+
+    return answer
+
+
+def test_warming_up_asks_for_what_is_compiled_at_the_first_request(serve: Serve) -> None:
+    seen: list[tuple[str, Any]] = []
+    with EngineClient(f"http://{serve({'/v1/completions': only_with_key(asked(seen, 200))})}", KEY) as client:
+        client.warm_up("textgen")
+    [(path, body)] = seen
+    assert path == "/v1/completions"
+    assert (body["model"], body["logprobs"], body["temperature"], body["seed"]) == ("textgen", 1, 1, 1)
+
+
+def test_warming_up_asks_the_chat_of_an_engine_that_has_no_other(serve: Serve) -> None:
+    seen: list[tuple[str, Any]] = []
+    routes = {"/v1/completions": status(404), "/v1/chat/completions": asked(seen, 200)}
+    with EngineClient(f"http://{serve(routes)}") as client:
+        client.warm_up("textgen")
+    assert [body["messages"] for _, body in seen] == [[{"role": "user", "content": PROMPT}]]
+
+
+@pytest.mark.parametrize("route", [hang, status(500), status(200, b"no JSON")])
+def test_warming_up_leaves_faults_to_those_who_ask_next(serve: Serve, route: Route) -> None:
+    seen: list[tuple[str, Any]] = []
+    with EngineClient(
+        f"http://{serve({'/v1/completions': route, '/v1/chat/completions': asked(seen, 500)})}"
+    ) as client:
+        client.warm_up("textgen", seconds=0.3)
+        assert client.models() == ["textgen", "other"]
 
 
 # -- health ------------------------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ import pytest
 
 from registry.artifacts import FileEntry, Manifest
 from registry.qa.base import Check, Context, Finding, Outcome, RunningServer, Severity
-from registry.qa.policy import Policy
+from registry.qa.builtin.exchange import visit
+from registry.qa.policy import Load, Policy
 from registry.qa.runner import Result, examine, to_scored
 from registry.scoring import Status
 
@@ -58,6 +60,21 @@ def test_results_come_in_the_order_of_the_checks() -> None:
     )
     assert [r.name for r in results] == ["security.slow", "security.quick"]
     assert seen == ["security.quick", "security.slow"]
+
+
+def test_each_check_that_is_begun_is_told_before_its_result() -> None:
+    told: list[str] = []
+    made: list[type[Check]] = [variant("one", lambda context: Outcome.passed("Fine.")), Sound]
+    skipped = variant("files", needs_artifact=True, needs_server=False)
+    examine(
+        replace(CONTEXT, artifact=None),
+        [*made, skipped],
+        on_start=lambda check: told.append(f"{check.name} begins"),
+        on_result=lambda result: told.append(result.name),
+    )
+    assert {line for line in told if line.endswith(" begins")} == {f"{check.name} begins" for check in made}
+    assert all(told.index(f"{check.name} begins") < told.index(check.name) for check in made)
+    assert skipped.name in told
 
 
 def test_hanging_check_is_an_error_and_stops_no_other() -> None:
@@ -166,7 +183,7 @@ def test_seconds_are_read_from_the_given_clock() -> None:
 
 
 class Host:
-    def __init__(self, error: Exception | None = None) -> None:
+    def __init__(self, error: BaseException | None = None) -> None:
         self.log: list[str] = []
         self.error = error
 
@@ -175,8 +192,10 @@ class Host:
         self.log.append("started")
         if self.error:
             raise self.error
-        yield replace(SERVER, model="hosted")
-        self.log.append("stopped")
+        try:
+            yield replace(SERVER, model="hosted")
+        finally:
+            self.log.append("stopped")
 
 
 NO_SERVER = replace(CONTEXT, server=None, server_problem="Nobody hosts it.")
@@ -278,9 +297,12 @@ def test_live_version_is_not_started_where_the_policy_does_not_ask() -> None:
 
 def test_checks_of_files_are_not_applicable_where_only_a_server_was_given() -> None:
     context = replace(CONTEXT, artifact=None, manifest=None)
-    result = examine(context, [variant("files", needs_artifact=True, **FILES), Sound])[0]
-    assert result.outcome == Outcome.not_applicable("No files were given, only a running server.")
-    assert not result.stops
+    both = variant("both", needs_artifact=True)
+    results = examine(context, [variant("files", needs_artifact=True, **FILES), both, Sound])
+    said = Outcome.not_applicable("No files were given, only a running server.")
+    assert [r.outcome for r in results[:2]] == [said, said]
+    assert results[2].outcome.status is Status.PASSED
+    assert not results[0].stops
 
 
 def test_server_has_only_so_long_for_all_checks_together() -> None:
@@ -295,9 +317,236 @@ def test_server_has_only_so_long_for_all_checks_together() -> None:
     results = examine(CONTEXT, checks, server_seconds=0.3)
     never.set()
     assert time.monotonic() - began < 10
-    assert [r.outcome.status for r in results] == [Status.ERROR] * 4
+    assert [r.outcome.status for r in results] == [Status.ERROR] + [Status.NOT_CHECKED] * 3
     assert results[0].outcome.reason == "The check was ended: the 0.3 s for all checks of the server were used up."
     assert results[3].outcome.reason.startswith("It was not begun: the 0.3 s")
+
+
+def test_policy_with_a_longer_load_has_so_much_more_time() -> None:
+    never = threading.Event()
+    context = replace(CONTEXT, policy=Policy(load=Load(seconds=5.25)))
+    result = examine(context, [variant("hangs", lambda c: never.wait(30))], server_seconds=0.05)[0]
+    never.set()
+    assert result.outcome.reason == "The check was ended: the 0.3 s for all checks of the server were used up."
+
+
+def test_late_answer_of_a_check_that_was_given_up_is_not_heard() -> None:
+    release, answered = threading.Event(), threading.Event()
+
+    def late(context: Context) -> Outcome:
+        release.wait(30)
+        answered.set()
+        return Outcome.passed("At last.")
+
+    def let_it_go(context: Context) -> Outcome:
+        release.set()
+        assert answered.wait(20)
+        return Outcome.passed("Seen.")
+
+    seen: list[str] = []
+    checks = [variant("late", late, timeout=0.1), variant("later", let_it_go, alone=True)]
+    results = examine(CONTEXT, checks, on_result=lambda r: seen.append(r.name))
+    assert seen == ["security.late", "security.later"]
+    assert [r.outcome.status for r in results] == [Status.ERROR, Status.PASSED]
+
+
+def test_check_that_was_given_up_is_told_and_has_stopped_before_the_speed_is_measured() -> None:
+    stopped = threading.Event()
+
+    def press(context: Context) -> Outcome:
+        assert context.given_up.wait(30)
+        stopped.set()
+        return Outcome.passed("I stopped.")
+
+    def measure(context: Context) -> Outcome:
+        return Outcome.passed("Quiet.") if stopped.is_set() else Outcome.failed("It is pressed.")
+
+    checks = [variant("press", press, timeout=0.1), variant("measure", measure, alone=True)]
+    results = examine(CONTEXT, checks)
+    assert [r.outcome.reason for r in results] == ["The check gave no answer within 0.1 s.", "Quiet."]
+
+
+def test_check_that_runs_when_the_examination_is_broken_off_is_told() -> None:
+    told = threading.Event()
+
+    def press(context: Context) -> Outcome:
+        if context.given_up.wait(30):
+            told.set()
+        return Outcome.passed("I stopped.")
+
+    def gone(result: Result) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        examine(CONTEXT, [variant("press", press), Sound], on_result=gone)
+    assert told.wait(20)
+
+
+def test_visitor_of_a_check_that_was_given_up_asks_nothing_more() -> None:
+    context = replace(CONTEXT)
+    context.given_up.set()
+    with visit(context) as visitor, pytest.raises(TimeoutError, match="Nobody waits"):
+        visitor.ask("GET", "/health")
+
+
+def test_check_of_files_that_measures_speed_runs_alone_too() -> None:
+    busy: set[str] = set()
+    beside: list[set[str]] = []
+
+    def watch(name: str) -> Any:
+        def run(context: Context) -> Outcome:
+            busy.add(name)
+            beside.append(set(busy))
+            busy.remove(name)
+            return Outcome.passed("Seen.")
+
+        return run
+
+    names = ["one", "two", "three"]
+    examine(CONTEXT, [variant(n, watch(n), needs_server=False, alone=n == "one") for n in names])
+    assert beside[-1] == {"one"}
+
+
+def test_copy_of_the_live_version_that_never_starts_is_given_up_and_stopped_when_it_comes() -> None:
+    release, stopped = threading.Event(), threading.Event()
+
+    @contextmanager
+    def hang() -> Iterator[RunningServer]:
+        assert release.wait(30)
+        try:
+            yield SERVER
+        finally:
+            stopped.set()
+
+    checks = [variant("compare", **LIVE), variant("last", last=True)]
+    results = examine(CONTEXT, checks, start_live=hang, live_start_seconds=0.1)
+    assert results[0].outcome == Outcome.not_checked(
+        "A copy of the live version could not be started: It was not ready within 0.1 s."
+    )
+    assert results[1].outcome.status is Status.PASSED
+    release.set()
+    assert stopped.wait(20)
+
+
+def test_copy_of_the_live_version_may_take_three_times_as_long_as_the_new_one_did() -> None:
+    later = [0.0]
+
+    @contextmanager
+    def slow_new() -> Iterator[RunningServer]:
+        later[0] += 10.0
+        yield SERVER
+
+    @contextmanager
+    def slow_live() -> Iterator[RunningServer]:
+        assert not release.wait(0.2)  # twice as long as it could take beside a new version that is there at once
+        yield SERVER
+
+    release = threading.Event()
+    result = examine(
+        NO_SERVER,
+        [variant("compare", **LIVE)],
+        start_server=slow_new,
+        start_live=slow_live,
+        live_start_seconds=0.1,
+        clock=lambda: time.monotonic() + later[0],
+    )[0]
+    assert result.outcome.status is Status.PASSED
+
+
+def test_starting_the_live_version_does_not_use_up_the_time_of_the_checks() -> None:
+    later = [0.0]
+
+    @contextmanager
+    def slow() -> Iterator[RunningServer]:
+        later[0] += 1000.0
+        yield SERVER
+
+    checks = [variant("compare", **LIVE), variant("last", last=True)]
+    clock = lambda: time.monotonic() + later[0]  # noqa: E731
+    results = examine(CONTEXT, checks, start_live=slow, clock=clock, server_seconds=60)
+    assert [r.outcome.status for r in results] == [Status.PASSED, Status.PASSED]
+
+
+def test_live_version_whose_start_ends_the_program_ends_only_the_comparison() -> None:
+    leaves = Host(SystemExit(3))
+    results = examine(CONTEXT, [variant("compare", **LIVE), variant("last", last=True)], start_live=leaves)
+    assert results[0].outcome.reason == "A copy of the live version could not be started: SystemExit: 3"
+    assert results[1].outcome.status is Status.PASSED
+
+
+@pytest.mark.parametrize("raised", [KeyboardInterrupt(), RuntimeError("the database is gone")])
+def test_what_the_caller_meets_ends_the_examination_and_both_servers(raised: BaseException) -> None:
+    host, live = Host(), Host()
+
+    def interrupt(result: Result) -> None:
+        if result.name == "security.compare":
+            raise raised
+
+    with pytest.raises(type(raised)):
+        examine(NO_SERVER, [variant("compare", **LIVE), Sound], start_server=host, start_live=live, on_result=interrupt)
+    assert (host.log, live.log) == (["started", "stopped"], ["started", "stopped"])
+
+
+class Unreadable(Exception):
+    def __str__(self) -> str:
+        raise ValueError("no words")
+
+
+def raising(error: BaseException) -> Any:
+    def run(context: Context) -> Outcome:
+        raise error
+
+    return run
+
+
+def circle() -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    found["again"] = found
+    return found
+
+
+@pytest.mark.parametrize(
+    ("outcome", "words"),
+    [
+        (Outcome("great", "It is."), "ValueError: 'great' is not a valid Status"),  # type: ignore[arg-type]
+        (Outcome.passed(None), "None stands where a text is expected"),  # type: ignore[arg-type]
+        (Outcome.passed("It is.", value="much"), "its value is 'much', a number is expected"),
+        (Outcome.passed("It is.", limit=True), "its limit is True, a number is expected"),
+        (Outcome.passed("It is.", evidence=["a"]), "its evidence is list, a mapping is expected"),
+        (Outcome.passed("It is.", evidence=circle()), "RecursionError"),
+        (Outcome.passed("It is.", findings=("bad",)), "AttributeError"),
+    ],
+)
+def test_answer_that_cannot_be_kept_is_an_error_of_that_check_alone(outcome: Outcome, words: str) -> None:
+    results = examine(CONTEXT, [variant("odd", lambda context: outcome), Sound])
+    assert results[0].outcome.status is Status.ERROR
+    assert words in results[0].outcome.reason
+    assert results[1].outcome.status is Status.PASSED
+
+
+def test_error_without_readable_words_is_an_error_all_the_same() -> None:
+    result = examine(CONTEXT, [variant("mute", raising(Unreadable()))])[0]
+    assert result.outcome.reason == "The check failed with Unreadable: no text"
+
+
+def test_status_may_be_its_word_and_a_value_any_number() -> None:
+    outcome = Outcome("passed", "It is.", value=Fraction(1, 2))  # type: ignore[arg-type]
+    result = examine(CONTEXT, [variant("loose", lambda context: outcome)])[0]
+    assert result.outcome.status is Status.PASSED
+    assert result.outcome.value == 0.5
+
+
+def test_evidence_too_long_to_keep_is_left_out_with_its_size() -> None:
+    outcome = Outcome.failed("It is.", evidence={"all": "x" * 300_000})
+    result = examine(CONTEXT, [variant("long", lambda context: outcome)])[0]
+    assert result.outcome.evidence == {"left_out": "It had 300,011 bytes; 256,000 are kept."}
+
+
+def test_key_of_the_live_version_is_taken_out_too() -> None:
+    live = replace(SERVER, api_key="another-key")
+    outcome = Outcome.failed("It says a-secret-key and another-key.")
+    result = examine(replace(CONTEXT, live=live), [variant("leak", lambda c: outcome, needs_live=True)])[0]
+    assert result.outcome.reason == "It says ••• and •••."
 
 
 def test_required_check_of_an_advisory_category_does_not_block() -> None:

@@ -70,7 +70,7 @@ def engine() -> Iterator[Engine]:
 
 @pytest.fixture
 def run(model: RegisteredModel, cast: Cast, artifact: Path) -> QARun:
-    version = actions.register(model, actor=cast.ana, artifact_uri=artifact.as_uri(), engine="vllm")
+    version = actions.register(model, actor=cast.ana, artifact_uri=artifact.as_uri(), engine="textgen")
     return actions.examine(version, actor=cast.ana, policy=QUICK)
 
 
@@ -196,8 +196,32 @@ def test_progress_is_told(run: QARun, host: Any, django_capture_on_commit_callba
         for kind in (QAProgressed, VersionChanged):
             events.unsubscribe(kind, told.append)
     progressed = QAProgressed(run.pk, run.version_id)
-    assert told.count(progressed) == len(all_checks()) + 2  # its begin, each result, its end
+    begun = [check for check in all_checks() if not check.needs_server]
+    # Its begin, each check that is begun, each result, its end.
+    assert told.count(progressed) == len(begun) + len(all_checks()) + 2
     assert told[-1] == VersionChanged(run.version_id, "blocked")
+
+
+@pytest.mark.django_db(transaction=True)
+def test_what_runs_now_is_kept_as_long_as_it_runs(run: QARun, host: Any, engine: Engine) -> None:
+    seen: set[str] = set()
+    done: set[str] = set()
+
+    def look(event: Any) -> None:
+        row = now(run)
+        under_way = {one["name"] for one in row.under_way}
+        seen.update(under_way)
+        done.update(row.results.values_list("name", flat=True))
+        assert not under_way & done
+
+    host(serving(engine))
+    events.subscribe(QAProgressed, look)
+    try:
+        qa_runs.run(run.pk)
+    finally:
+        events.unsubscribe(QAProgressed, look)
+    assert {"compatibility.digest", "compatibility.generation", "security.key_required"} <= seen
+    assert now(run).under_way == []
 
 
 # --- Who carries it out -----------------------------------------------------------------------------------------------

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import math
 from dataclasses import replace
+from random import Random
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from registry.scoring import CATEGORY_WEIGHTS, Band, Scored, Status, band_of, score
+from registry.scoring import CATEGORY_WEIGHTS, Band, Loss, Scored, Status, band_of, score
 
 CATEGORIES = [name for name, weight in CATEGORY_WEIGHTS.items() if weight]
 UNKNOWN = (Status.FAILED, Status.ERROR, Status.NOT_CHECKED)
@@ -17,20 +19,22 @@ def scored(status: Status = Status.PASSED, category: str = "security", **more: o
     return Scored(category=category, status=status, **{**facts, **more})  # type: ignore[arg-type]
 
 
-results = st.lists(
-    st.builds(
+def one_of(categories: list[str]) -> st.SearchStrategy[Scored]:
+    return st.builds(
         Scored,
-        name=st.just("security.x"),
+        name=st.sampled_from(["security.x", "security.y", "security.z"]),
         label=st.sampled_from(["One", "Two", "Three"]),
-        category=st.sampled_from(CATEGORIES),
+        category=st.sampled_from(categories),
         status=st.sampled_from(Status),
         weight=st.floats(0, 10),
         required=st.booleans(),
         reason=st.just("The reason."),
-    ),
-    min_size=1,
-    max_size=12,
-)
+    )
+
+
+results = st.lists(one_of(CATEGORIES), min_size=1, max_size=12)
+mixed = st.lists(one_of([*CATEGORIES, "quality", "house"]), max_size=12)
+weights = st.dictionaries(st.sampled_from([*CATEGORIES, "quality", "house"]), st.floats(0, 100))
 
 
 @given(results, st.data())
@@ -135,9 +139,122 @@ def test_sentence_names_the_failure_before_what_could_not_be_checked() -> None:
     assert score(found).sentence == "Blocked: A byte is wrong."
 
 
-def test_sentence_names_what_cost_the_points() -> None:
-    found = [scored(weight=9), scored(Status.FAILED, label="Keys are not echoed")]
+def test_sentence_names_what_cost_the_points_and_how_many() -> None:
+    found = [
+        scored(weight=8),
+        scored(Status.FAILED, label="Keys are not echoed"),
+        scored(Status.NOT_CHECKED, label="Rate limiting", weight=1.5),
+    ]
     assert score(found).sentence == (
-        "90 of 100 (good): may be approved; its rollout must have analysis steps. "
-        "Points were lost on: Keys are not echoed."
+        "76.1 of 100 (caution): only an approver's override with a reason lets it through. "
+        "Points were lost on: Rate limiting (14.3), Keys are not echoed (9.6)."
     )
+
+
+def test_sentence_names_five_and_counts_the_rest() -> None:
+    labels = ["A", "B", "C", "D", "E", "F", "G"]
+    found = [scored(weight=93)] + [scored(Status.ERROR, name=f"security.{x}", label=x) for x in labels]
+    assert score(found).sentence.endswith("on: A (1.0), B (1.0), C (1.0), D (1.0), E (1.0) and 2 more (2.0).")
+
+
+def test_cost_too_small_for_a_decimal_is_said_to_be_so() -> None:
+    found = [scored(weight=1e6), scored(Status.FAILED, label="A"), scored(Status.FAILED, label="B", name="security.b")]
+    assert score(found).sentence.endswith("Points were lost on: B (0.1), A (under 0.1).")
+
+
+def test_nothing_that_counts_is_said_to_be_the_reason() -> None:
+    assert score([]).sentence == "Blocked: nothing that counts could be looked at, so there is no score."
+
+
+def test_losses_are_named_and_sorted_by_what_they_cost() -> None:
+    found = [
+        scored(name="security.a", label="A", weight=3),
+        scored(Status.FAILED, name="security.b", label="B", weight=1),
+        scored(Status.ERROR, "performance", name="performance.c", label="C"),
+    ]
+    # Performance has 30 of 55, security a quarter of 25 of them: 54.55 and 11.36 of the score's 34.0, rounded down.
+    assert score(found).points == 34.0
+    assert score(found).lost == (Loss("performance.c", "C", 54.6), Loss("security.b", "B", 11.4))
+
+
+def test_category_of_a_custom_check_is_shown_and_costs_nothing() -> None:
+    total = score([scored(), scored(Status.FAILED, "house", name="house.style", weight=5)])
+    assert (total.points, total.blocked, total.lost) == (100, False, ())
+    assert total.categories["house"] == 0
+
+
+def test_required_check_of_a_category_without_weight_still_blocks() -> None:
+    total = score([scored(), scored(Status.FAILED, "house", required=True, reason="It swears.")])
+    assert total.points == 100
+    assert total.blocked
+    assert total.sentence == "Blocked: It swears."
+
+
+def test_policy_may_give_a_custom_category_a_weight() -> None:
+    found = [scored(), scored(Status.FAILED, "house", name="house.style", label="House style")]
+    total = score(found, {**CATEGORY_WEIGHTS, "house": 25})
+    assert total.points == 50
+    assert total.lost == (Loss("house.style", "House style", 50),)
+
+
+def test_result_of_a_check_that_is_no_longer_installed_scores_as_it_stands() -> None:
+    gone = scored(Status.FAILED, name="security.abolished", label="An old check", reason="It was wrong then.")
+    total = score([scored(weight=9), gone])
+    assert total.points == 90
+    assert "An old check (10.0)" in total.sentence
+
+
+@given(mixed, weights, st.randoms(use_true_random=False))
+def test_order_of_the_results_does_not_matter(found: list[Scored], of: dict[str, float], random: Random) -> None:
+    other = list(found)
+    random.shuffle(other)
+    here, there = score(found, of), score(other, dict(reversed(of.items())))
+    assert (here.points, here.band, here.blocked, here.lost) == (there.points, there.band, there.blocked, there.lost)
+    assert here.categories == there.categories
+
+
+@given(mixed, weights)
+def test_losses_add_up_to_what_is_missing(found: list[Scored], of: dict[str, float]) -> None:
+    total = score(found, of)
+    missing = sum(round(10 * loss.points) for loss in total.lost)
+    counts = any(points is not None and of.get(name, 0) > 0 for name, points in total.categories.items())
+    assert missing == (1000 - round(10 * total.points) if counts else 0)
+    assert list(total.lost) == sorted(total.lost, key=lambda loss: -loss.points)
+
+
+@given(mixed, weights)
+def test_only_what_did_not_pass_costs_points(found: list[Scored], of: dict[str, float]) -> None:
+    unmet = {r.name for r in found if r.status in UNKNOWN and r.weight > 0 and of.get(r.category, 0) > 0}
+    assert {loss.name for loss in score(found, of).lost} == unmet
+
+
+@given(mixed, weights, st.data())
+def test_each_check_that_turns_to_passed_raises_the_score_or_leaves_it(
+    found: list[Scored], of: dict[str, float], data: st.DataObject
+) -> None:
+    before = score(found, of)
+    for index in data.draw(st.permutations(range(len(found)))):
+        if found[index].status is Status.NOT_APPLICABLE:
+            continue
+        found = [*found[:index], replace(found[index], status=Status.PASSED), *found[index + 1 :]]
+        after = score(found, of)
+        assert after.points >= before.points
+        assert after.blocked <= before.blocked
+        before = after
+    assert before.points in (0.0, 100.0)  # 0 where nothing counts
+    assert before.blocked == (before.points == 0.0)
+
+
+@given(mixed, weights, st.floats(0.001, 1000))
+def test_only_the_relation_of_the_weights_counts(found: list[Scored], of: dict[str, float], factor: float) -> None:
+    scaled = {name: weight * factor for name, weight in of.items()}
+    assert math.isclose(score(found, of).points, score(found, scaled).points, abs_tol=0.1001)
+
+
+@given(mixed, weights)
+def test_points_are_never_more_than_the_shares_that_passed(found: list[Scored], of: dict[str, float]) -> None:
+    total = score(found, of)
+    counting = [(of[name], points) for name, points in total.categories.items() if points is not None and of.get(name)]
+    exact = sum(w * p for w, p in counting) / sum(w for w, _ in counting) if counting else 0.0
+    assert total.points <= exact + 1e-5
+    assert total.points > exact - 0.1 - 1e-5 or not counting

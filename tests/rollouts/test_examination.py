@@ -11,7 +11,7 @@ import pytest
 from deploypipe.core.errors import TargetError
 from registry.models import ModelVersion, QARun
 from rollouts.examination import ExaminationHost
-from rollouts.servers import examination_name, spec_of
+from rollouts.servers import examination_name, live_copy_name, spec_of
 from rollouts.targets.base import Phase
 from tests.rollouts.conftest import World
 
@@ -87,3 +87,46 @@ def test_server_that_is_never_ready_is_a_sentence(
     world.target.ready_at_once = False
     with pytest.raises(TargetError, match=r"not ready within 0\.05 s"), HOST.candidate(version, run):
         raise AssertionError("it never ran")
+
+
+# What it is compared with
+
+
+def test_live_version_is_compared_with_as_a_copy_and_never_itself(world: World) -> None:
+    live = world.live()
+    version = world.registered()
+    run = QARun.objects.create(version=version, digest=version.digest, policy={}, status="running")
+    serving = HOST.live(version, run)
+    assert serving is not None
+    with serving as server:
+        name = live_copy_name(run.pk, run.attempt)
+        assert server.base_url == f"http://{world.target.observe(name).address}"
+        assert world.target.spec(name) == spec_of(live, name)
+        assert world.target.names() == {name, world.deployment(live).name}
+        assert server.base_url != f"http://{world.target.observe(world.deployment(live).name).address}"
+    assert world.target.names() == {world.deployment(live).name}
+
+
+def test_before_anything_is_live_there_is_nothing_to_compare_with(version: ModelVersion, run: QARun) -> None:
+    assert HOST.live(version, run) is None
+
+
+def test_live_version_is_not_compared_with_itself(world: World) -> None:
+    live = world.live()
+    run = QARun.objects.create(version=live, digest=live.digest, policy={}, status="running")
+    assert HOST.live(live, run) is None
+
+
+def test_environment_of_the_examination_decides_what_is_live(world: World) -> None:
+    world.live()
+    version = world.registered()
+    run = QARun.objects.create(
+        version=version, digest=version.digest, policy={}, status="running", environment="staging"
+    )
+    assert HOST.live(version, run) is None
+    run.environment = "production"
+    assert HOST.live(version, run) is not None
+
+
+def test_hardware_is_what_the_target_has(world: World, version: ModelVersion, run: QARun) -> None:
+    assert HOST.hardware(version, run) is None  # the memory target declares nothing

@@ -15,7 +15,7 @@ from registry.models import QARun
 from rollouts import servers
 from rollouts.lifecycle import Status
 from rollouts.models import Deployment, Desired, Rollout, Route
-from rollouts.servers import examination_name
+from rollouts.servers import examination_name, live_copy_name
 from rollouts.targets.base import Phase
 from rollouts.targets.memory import MemoryTarget
 from rollouts.traffic.base import TOTAL_WEIGHT, Backend, RouteTable
@@ -251,10 +251,11 @@ def test_what_is_wanted_again_at_that_moment_is_not_stopped(world: World, replac
 
 def test_strays_are_stopped_and_nothing_else(world: World, stable: Deployment) -> None:
     run = QARun.objects.create(version=stable.version, digest="d", policy={}, status="running")
-    for name in ("somebody-elses", "qa-99999", examination_name(run.pk, run.attempt)):
+    of_the_run = {examination_name(run.pk, run.attempt), live_copy_name(run.pk, run.attempt)}
+    for name in ("somebody-elses", "qa-99999", "qa-99999-0-live", *of_the_run):
         world.target.make(name, Phase.READY)
     servers.stop_strays()
-    assert world.target.names() == {stable.name, examination_name(run.pk, run.attempt)}
+    assert world.target.names() == {stable.name, *of_the_run}
 
 
 def test_server_that_starts_while_strays_are_looked_for_is_none(world: World, backend: Replace) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from django.urls import reverse
+from django.utils import timezone
 
 from registry.lifecycle import Stage
 from registry.models import Approval, ModelVersion, QARun
@@ -87,9 +88,11 @@ def test_engineer_asks_for_an_examination(world: World, signed_in: SignedIn) -> 
 
 def test_report_tells_progress_while_it_runs(world: World, signed_in: SignedIn) -> None:
     run = QARun.objects.get(pk=_run(world.waiting))
-    QARun.objects.filter(pk=run.pk).update(status="running", finished_at=None, planned_checks=14)
+    QARun.objects.filter(pk=run.pk).update(
+        status="running", started_at=timezone.now(), finished_at=None, planned_checks=14
+    )
     html = signed_in("dee").get(reverse("version-report", args=[world.waiting.pk])).content.decode()
-    assert "4 of 14 checks are done." in html
+    assert "4 of 14 checks are done, " in html
 
 
 def test_report_shows_value_limit_and_evidence(world: World, signed_in: SignedIn) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,6 +20,8 @@ BODY_START = 300
 PROMPT = "The statement is used to"
 REFUSED = (401, 403)
 ABSENT = (404, 405)
+PATIENCE = 3
+LONGEST_WAIT = 2.0
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,12 @@ class Exchange:
     def said(self) -> str:
         """How it ended, to stand after "the server …"."""
         return f"answered {self.status}" if self.status else f"gave no answer ({self.problem.removesuffix('.')})"
+
+    @property
+    def retry_after(self) -> float:
+        """Seconds that a 429 asks for, within reason (RFC 9110, section 10.2.3)."""
+        said = self.headers.get("retry-after", "")
+        return min(float(said), LONGEST_WAIT) if said.isdecimal() else 0.5
 
     @property
     def start(self) -> str:
@@ -69,6 +79,7 @@ class Visitor:
 
     server: RunningServer
     client: EngineClient
+    given_up: threading.Event = field(default_factory=threading.Event, repr=False, compare=False)
 
     def ask(
         self,
@@ -83,6 +94,8 @@ class Visitor:
         timeout: float = 5.0,
     ) -> Exchange:
         """`sent` says for the evidence what was special about the request."""
+        if self.given_up.is_set():
+            raise TimeoutError("Nobody waits for this check any more.")
         every = dict(headers or {})
         if key:
             every["Authorization"] = f"Bearer {key}"
@@ -93,9 +106,17 @@ class Visitor:
             return Exchange(method, path, 0, problem=error.message, secret=secret, sent=sent)
         return Exchange(method, path, answer.status_code, "", answer.headers, answer.content, secret, sent)
 
-    def complete(self, path: str, prompt: str = PROMPT, *, sent: str = "", **more: Any) -> Exchange:
-        """A completion with the right key."""
-        return self.ask("POST", path, key=self.server.api_key, body=self.body(path, prompt, **more), sent=sent)
+    def complete(
+        self, path: str, prompt: str = PROMPT, *, sent: str = "", timeout: float = 5.0, **more: Any
+    ) -> Exchange:
+        """A completion with the right key. Where the server says that it is too much just now, it waits a little."""
+        body = self.body(path, prompt, **more)
+        for _ in range(PATIENCE):
+            found = self.ask("POST", path, key=self.server.api_key, body=body, sent=sent, timeout=timeout)
+            if found.status != 429:
+                break
+            time.sleep(found.retry_after)
+        return found
 
     def body(self, path: str, prompt: str = PROMPT, **more: Any) -> dict[str, Any]:
         question: dict[str, Any] = {"prompt": prompt}
@@ -121,7 +142,7 @@ def server_of(context: Context) -> RunningServer:
 def visit(context: Context) -> Iterator[Visitor]:
     server = server_of(context)
     with EngineClient(server.base_url, None) as client:  # no key of its own: each request says which one it carries
-        yield Visitor(server, client)
+        yield Visitor(server, client, context.given_up)
 
 
 class VisitingCheck(Check):

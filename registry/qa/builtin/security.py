@@ -1,51 +1,37 @@
-"""Nobody gets an answer without the key, bad input is refused and survived, and keys stay secret."""
+"""Nobody gets an answer without the key, and keys stay secret."""
 
 from __future__ import annotations
 
+import base64
 import json
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
-from registry.qa.base import Context, Outcome
-from registry.qa.builtin.exchange import (
-    ABSENT,
-    CHAT,
-    COMPLETIONS,
-    PROMPT,
-    REFUSED,
-    Exchange,
-    VisitingCheck,
-    Visitor,
-    listed,
+from registry.qa.base import Context, Finding, Outcome, Severity
+from registry.qa.builtin.exchange import ABSENT, CHAT, COMPLETIONS, REFUSED, Exchange, VisitingCheck, Visitor, listed
+from registry.qa.builtin.security_asking import (
+    CATEGORY,
+    NO_SUCH_MODEL,
+    NO_SUCH_ROUTE,
+    WRONG_KEY,
+    Asking,
+    GivenUp,
+    RawRequest,
+    judged,
+    shown,
+    with_key,
 )
+from registry.qa.builtin.security_routes import DOCUMENT, INFERENCE, KNOWN_PATHS, routes_of
 from registry.qa.catalogue import check
 
-CATEGORY = "security"
-WRONG_KEY = "deploypipe-wrong-key-7f3a9c"
-ANSWER_WITHIN = 3.0
-MOST_SILENCES = 3  # then the rest is not tried: a server that hangs is not waited for thirty times
-
-# Routes that engines have been seen to answer although a key is set: their guard looks at a few path prefixes only.
-# Each with a body that it would accept, since a malformed one is refused without a key, too, and shows nothing.
-_TEXT = {"input": PROMPT}
-_PAIR = {"query": PROMPT, "documents": ["a statement"]}
-UNGUARDED: tuple[tuple[str, dict[str, Any]], ...] = (
-    ("/invocations", {}),
-    ("/api/v1/generate", {"prompt": PROMPT, "max_length": 4}),
-    ("/api/latest/generate", {"prompt": PROMPT, "max_length": 4}),
-    ("/api/extra/generate/stream", {"prompt": PROMPT, "max_length": 4}),
-    ("/inference/v1/generate", {"token_ids": [1], "sampling_params": {"max_tokens": 4}}),
-    ("/generative_scoring", {**_PAIR, "items": ["a statement"], "label_token_ids": [1]}),
-    ("/cohere/v2/chat", {"messages": [{"role": "user", "content": PROMPT}]}),
-    ("/v2/embed", {"texts": [PROMPT], "input_type": "search_query"}),
-    ("/tokenize", {"prompt": PROMPT}),
-    ("/detokenize", {"tokens": [1]}),
-    ("/pooling", _TEXT),
-    ("/classify", _TEXT),
-    ("/score", {"text_1": PROMPT, "text_2": PROMPT}),
-    ("/rerank", _PAIR),
-    ("/v2/rerank", _PAIR),
-)
+MODELS = "/v1/models"
+NO_KEY = "no key"
+A_WRONG_KEY = "a wrong key"
+THE_RIGHT_KEY = "the right key"
+HIDDEN = "•••"
+BEFORE_THE_KEY = (400, 415, 422)
+"""What was asked is looked at, so the key was not, or not yet."""
 
 
 @check
@@ -63,85 +49,166 @@ class KeyRequired(VisitingCheck):
         return "The policy does not demand that the server asks for a key."
 
     def ask(self, context: Context, visitor: Visitor) -> Outcome:
-        exchanges = [*_guarded(visitor), *_unguarded(visitor)]
-        findings = _key_findings(visitor, exchanges)
-        evidence = {"exchanges": [e.evidence() for e in exchanges if e.status not in ABSENT]}
-        if findings:
-            return Outcome.failed(f"The server {'; it '.join(findings)}.", evidence=evidence)
-        asked = len({e.route for e in exchanges if e.status not in ABSENT})
-        return Outcome.passed(
-            f"Without a key and with a wrong one the server refuses all {asked} routes that it has of the "
-            f"{len({e.route for e in exchanges})} tried; it does not refuse the right key.",
-            evidence=evidence,
+        looking = _Guard(Asking(visitor))
+        looking.look()
+        here = [e for e in looking.asking.exchanges if e.status not in ABSENT]
+        routes = _routes([e for e in here if e.sent.startswith(NO_KEY)])
+        return judged(
+            looking.findings(),
+            f"Without a key and with a wrong one the server refuses all {len(routes)} routes that it has of the "
+            f"{looking.tried} tried, and none of {looking.ways} ways round the key gets an answer; it does not refuse "
+            "the right key.",
+            {"exchanges": shown(here), "routes": routes},
         )
 
 
-def _guarded(visitor: Visitor) -> list[Exchange]:
-    requests: list[tuple[str, str, dict[str, Any] | None, str]] = [("GET", "/v1/models", None, "")]
-    for path in (COMPLETIONS, CHAT):
-        requests.append(("POST", path, visitor.body(path), ", plain"))
-        requests.append(("POST", path, visitor.body(path, stream=True), ", streamed"))
-    found: list[Exchange] = []
-    for method, path, body, how in requests:
-        for which, key in (("no key", None), ("a wrong key", WRONG_KEY), ("the right key", visitor.server.api_key)):
-            if key != "" and len(_silent(found)) < MOST_SILENCES:
-                sent = f"{which}{how}"
-                found.append(visitor.ask(method, path, key=key, body=body, sent=sent, timeout=ANSWER_WITHIN))
-    return found
+@dataclass
+class _Guard:
+    """What the server answers to whom, on each of its inference routes."""
 
+    asking: Asking
+    plain: list[Exchange] = field(default_factory=list)
+    """Routes as they are written, each without a key, some with a wrong one and with the right one too."""
+    round_about: list[tuple[Way, Exchange]] = field(default_factory=list)
+    unfinished: bool = False
+    right_is_silent: bool = False
 
-def _unguarded(visitor: Visitor) -> list[Exchange]:
-    found: list[Exchange] = []
-    for path, more in UNGUARDED:
-        if len(_silent(found)) >= MOST_SILENCES:
-            break
-        body = {**visitor.body(path), **more} if path == "/invocations" else {"model": visitor.server.model, **more}
-        found.append(visitor.ask("POST", path, body=body, sent="no key", timeout=ANSWER_WITHIN))
-    return found
+    @property
+    def tried(self) -> int:
+        return len(_routes(self.plain))
 
+    @property
+    def ways(self) -> int:
+        return len(self.round_about)
 
-def _key_findings(visitor: Visitor, exchanges: list[Exchange]) -> list[str]:
-    """Each to stand after "the server …"."""
-    without = [e for e in exchanges if e.sent.startswith("no key") and _lets_in(e)]
-    wrong = [e for e in exchanges if e.sent.startswith("a wrong key") and _lets_in(e)]
-    refused = [e for e in exchanges if e.sent.startswith("the right key") and e.status in REFUSED]
-    strange = [
-        e
-        for e in exchanges
-        if not e.sent.startswith("the right key") and e.path.startswith("/v1/") and not _refuses(e) and not _lets_in(e)
-    ]
-    open_routes = _routes(without)
-    findings = [
-        f"{deed} without a key: {listed(routes, 20)}"
+    def look(self) -> None:
+        try:
+            self._guarded()
+            self._known()
+            self._shown_by_the_document()
+            self._ways_round()
+        except GivenUp:
+            self.unfinished = True
+
+    def _guarded(self) -> None:
+        body = self.asking.visitor.body
+        self._everybody("GET", MODELS, None, "")
+        for path in (COMPLETIONS, CHAT):
+            self._everybody("POST", path, body(path), ", plain")
+            self._everybody("POST", path, body(path, stream=True), ", streamed")
+
+    def _everybody(self, method: str, path: str, body: dict[str, Any] | None, how: str) -> None:
+        for who, key in ((NO_KEY, None), (A_WRONG_KEY, WRONG_KEY)):
+            self.plain.append(self.asking.ask(method, path, key=key, body=body, sent=f"{who}{how}"))
+        if self.asking.key and not self.right_is_silent:
+            answer = self.asking.ask(method, path, key=self.asking.key, body=body, sent=f"{THE_RIGHT_KEY}{how}")
+            self.plain.append(answer)
+            if not answer.status:  # is not the guard's silence, and is not waited for again
+                self.right_is_silent = True
+                self.asking.silences -= 1
+
+    def _known(self) -> None:
+        for path, more in INFERENCE:
+            self._strangers(path, {"model": self.asking.visitor.server.model, **more})
+
+    def _shown_by_the_document(self) -> None:
+        document = self.asking.ask("GET", DOCUMENT, key=self.asking.key or None, sent="the document")
+        for route in routes_of(document.json(), self.asking.visitor.server.model):
+            if route.path not in KNOWN_PATHS:
+                self._strangers(route.path, route.body)
+
+    def _strangers(self, path: str, body: dict[str, Any]) -> None:
+        without = self.asking.ask("POST", path, body=body, sent=NO_KEY)
+        self.plain.append(without)
+        if without.status in REFUSED:
+            self.plain.append(self.asking.ask("POST", path, key=WRONG_KEY, body=body, sent=A_WRONG_KEY))
+
+    def _ways_round(self) -> None:
+        guarded = next((e.path for e in self.plain if e.sent == f"{NO_KEY}, plain" and e.status in REFUSED), None)
+        if guarded is None:
+            return  # there is nothing to get round
+        for way in ways_round(self.asking.visitor, guarded):
+            self.round_about.append((way, self.asking.raw(way.request)))
+
+    # -- what it means -------------------------------------------------------------------------------------------------
+
+    def findings(self) -> list[Finding]:
+        found = [*self._let_in(), *self._got_round(), *self._strange()]
+        if not found and self.unfinished:
+            silent = [e for e in self.asking.exchanges if not e.status and not e.sent.startswith(THE_RIGHT_KEY)]
+            # Not refused in time is not refused; and after several, routes were left untried.
+            sentence = f"The server left {listed(_routes(silent))} without an answer, so its guard is not known."
+            found.append(Finding(Severity.HIGH, sentence, "Find out why the server does not answer."))
+        return found + self._looked_at_first()
+
+    def _let_in(self) -> Iterator[Finding]:
+        inside = [e for e in self.plain if e.sent.startswith(NO_KEY) and _lets_in(e)]
+        open_routes = _routes(inside)
         for deed, routes in (
-            ("lists its models", [r for r in open_routes if r == "GET /v1/models"]),
+            ("lists its models", [r for r in open_routes if r == f"GET {MODELS}"]),
             ("answers completions", [r for r in open_routes if r in (f"POST {COMPLETIONS}", f"POST {CHAT}")]),
-            ("answers requests", [r for r in open_routes if r.split()[1] in dict(UNGUARDED)]),
+            ("answers requests", [r for r in open_routes if r.split()[1] not in (MODELS, COMPLETIONS, CHAT)]),
+        ):
+            if routes:
+                graver = Severity.HIGH if deed == "lists its models" else Severity.CRITICAL
+                yield Finding(graver, f"The server {deed} without a key: {listed(routes, 20)}.", _CLOSE)
+        wrong = _routes([e for e in self.plain if e.sent.startswith(A_WRONG_KEY) and _lets_in(e)])
+        if routes := [route for route in wrong if route not in open_routes]:
+            yield Finding(Severity.CRITICAL, f"The server accepts a wrong key: {listed(routes, 20)}.", _COMPARE)
+        refused = [e for e in self.plain if e.sent.startswith(THE_RIGHT_KEY) and e.status in REFUSED]
+        if refused:
+            action = "Start the server with the key that the pipeline was given."
+            yield Finding(Severity.HIGH, f"The server refuses the right key: {listed(_routes(refused), 20)}.", action)
+
+    def _got_round(self) -> Iterator[Finding]:
+        for way, answer in self.round_about:
+            if way.harmless:
+                if _generated(answer):
+                    sentence = f"The server takes the key from {way.what}, where it ends up in logs."
+                    yield Finding(Severity.MEDIUM, sentence, "Accept keys in the Authorization header only.")
+            elif _generated(answer) or (way.any_success and _lets_in(answer)):
+                sentence = f"The server is got round without the key by {way.what}: {answer.said} to {answer.route}."
+                yield Finding(Severity.CRITICAL, sentence, _NORMALISE)
+
+    def _strange(self) -> Iterator[Finding]:
+        strange = [
+            e
+            for e in self.plain
+            if not e.sent.startswith(THE_RIGHT_KEY) and e.path in (MODELS, COMPLETIONS, CHAT) and _neither(e)
+        ]
+        for e in strange[:3]:
+            sentence = f"The server {e.said} to {e.route} with {e.sent}, instead of 401."
+            yield Finding(Severity.HIGH, sentence, "Let the guard stand before everything that can fail.")
+
+    def _looked_at_first(self) -> list[Finding]:
+        early = [e for e in self.plain if e.sent == NO_KEY and e.status in BEFORE_THE_KEY]
+        if not early:
+            return []
+        sentence = (
+            f"The server answers {early[0].status} and not 401 without a key to {listed(_routes(early))}: this model "
+            "cannot be used there, and the next one may be."
         )
-        if routes
-    ]
-    if routes := [route for route in _routes(wrong) if route not in open_routes]:
-        findings.append(f"accepts a wrong key: {listed(routes, 20)}")
-    if refused:
-        findings.append(f"refuses the right key: {listed(_routes(refused), 20)}")
-    findings += [f"{e.said} to {e.route} with {e.sent}, instead of 401" for e in strange[:3]]
-    if not findings and (silent := _silent(exchanges)):
-        # Not refused in time is not refused; and after several, routes were left untried.
-        findings.append(f"left {listed(_routes(silent))} without an answer, so its guard is not known")
-    return findings
+        return [Finding(Severity.LOW, sentence, _CLOSE)]
 
 
-def _silent(exchanges: list[Exchange]) -> list[Exchange]:
-    """Silence to the right key is not the guard's."""
-    return [e for e in exchanges if not e.status and not e.sent.startswith("the right key")]
+_CLOSE = "Guard the route, or let the proxy in front pass only the routes that are used."
+_COMPARE = "Let the server compare the key with the one that it was given."
+_NORMALISE = (
+    "Let the guard look at the route that is served and not at the text of the address, and close it by default."
+)
 
 
 def _lets_in(exchange: Exchange) -> bool:
     return 200 <= exchange.status < 300
 
 
-def _refuses(exchange: Exchange) -> bool:
-    return exchange.status in (*REFUSED, *ABSENT)
+def _neither(exchange: Exchange) -> bool:
+    return bool(exchange.status) and not _lets_in(exchange) and exchange.status not in (*REFUSED, *ABSENT)
+
+
+def _generated(exchange: Exchange) -> bool:
+    """A success alone can be another page: only a generation shows that the way leads inside."""
+    return _lets_in(exchange) and b'"choices"' in exchange.body
 
 
 def _routes(exchanges: list[Exchange]) -> list[str]:
@@ -149,109 +216,76 @@ def _routes(exchanges: list[Exchange]) -> list[str]:
 
 
 @dataclass(frozen=True)
-class Hostile:
+class Way:
     what: str
-    content: bytes
-    content_type: str = "application/json"
+    request: RawRequest
+    any_success: bool = False
+    """A success is enough to show that it leads inside."""
+    harmless: bool = False
+    """It carries the right key, only in another place."""
 
 
-def hostile(visitor: Visitor, path: str) -> list[Hostile]:
-    def body(**wrong: Any) -> bytes:
-        return json.dumps({**visitor.body(path), **wrong}).encode()
+def ways_round(visitor: Visitor, path: str) -> list[Way]:
+    """Requests that carry no right key, or carry it elsewhere, for a route that refuses those without."""
+    content = json.dumps(visitor.body(path)).encode()
+    wrong, right = WRONG_KEY.encode(), visitor.server.api_key
+    basic = base64.b64encode(b"user:" + wrong)
+    ways: list[Way] = []
 
-    question = "messages" if path == CHAT else "prompt"
-    sound = body()
-    deep = b"[" * 20_000 + b"]" * 20_000
+    def way(what: str, target: str = path, method: str = "POST", **more: Any) -> None:
+        headers = more.pop("headers", ())
+        request = RawRequest(method, target, headers, content, sent=what, absolute=more.pop("absolute", False))
+        ways.append(Way(what, request, **more))
+
+    for name, value in (
+        ("x-api-key", wrong),
+        ("api-key", wrong),
+        ("Authorization", b"Basic " + basic),
+        ("Authorization", wrong),
+        ("Authorization", b"Bearer"),
+        ("Authorization", b"Bearer null"),
+        ("Authorization", b"Bearer undefined"),
+        ("X-Forwarded-For", b"127.0.0.1"),
+        ("X-Original-URL", b"/health"),
+        ("X-HTTP-Method-Override", b"OPTIONS"),
+    ):
+        way(f"the header {name}: {value.decode()}", headers=((name, value),))
+    way("a wrong key in the query string", f"{path}?api_key={WRONG_KEY}&key={WRONG_KEY}&token={WRONG_KEY}")
+    for method in ("OPTIONS", "PUT", "GET"):
+        way(f"the method {method}", method=method)
+    way("the method HEAD", MODELS, "HEAD", any_success=True)
+    for what, target in address_variants(path):
+        way(what, target)
+    way("the whole address in the request line", absolute=True)
+    if right:
+        way("the query string", f"{path}?api_key={right}&key={right}&token={right}", harmless=True)
+    return ways
+
+
+def address_variants(path: str) -> list[tuple[str, str]]:
+    first, _, rest = path.lstrip("/").partition("/")
+    escaped = "".join(f"%{byte:02x}" for byte in first.encode())
     return [
-        Hostile("a temperature of -1", body(temperature=-1)),
-        Hostile("a temperature that is a word", body(temperature="warm")),
-        Hostile("max_tokens 0", body(max_tokens=0)),
-        Hostile("max_tokens -1", body(max_tokens=-1)),
-        Hostile("max_tokens of a billion", body(max_tokens=10**9)),
-        Hostile("max_tokens that is a word", body(max_tokens="many")),
-        Hostile(f"a {question} that is an object", body(**{question: {"a": 1}})),
-        Hostile("an unknown model", body(model="deploypipe-no-such-model")),
-        Hostile("JSON that breaks off", sound[: len(sound) // 2]),
-        Hostile("a JSON list", b"[1, 2, 3]"),
-        Hostile("an empty body", b""),
-        Hostile("20,000 nested lists", sound[:-1] + b', "stop": ' + deep + b"}"),
-        Hostile("bytes that are no UTF-8", sound.replace(b"statement", b"\xff\xfe\xc3\x28")),
-        Hostile("the content type text/plain", sound, "text/plain"),
-        Hostile("a prompt of 1 MB", json.dumps(visitor.body(path, "word " * 200_000)).encode()),
+        ("a slash at the end", f"{path}/"),
+        ("a double slash at the beginning", f"/{path}"),
+        ("a double slash in the middle", f"/{first}//{rest}"),
+        ("capitals", path.upper()),
+        ("a capital first part", f"/{first.upper()}/{rest}"),
+        ("a dot in the address", f"/.{path}"),
+        ("dots from another route", f"/health/..{path}"),
+        ("dots from the guarded part", f"/{first}/../invocations"),
+        ("dots out of and into the guarded part", f"/{first}/../{first}/{rest}"),
+        ("escaped dots", f"/health/%2e%2e{path}"),
+        ("an escaped slash", f"/{first}%2f{rest}"),
+        ("escaped dots and slash", f"/health%2f..%2f{first}%2f{rest}"),
+        ("escaped letters", f"/{escaped}/{rest}"),
+        ("letters escaped twice", f"/{escaped.replace('%', '%25')}/{rest}"),
+        ("a path parameter", f"{path};x=1"),
+        ("a path parameter before it", f"/;x{path}"),
+        ("an escaped zero at the end", f"{path}%00"),
+        ("an escaped space at the end", f"{path}%20"),
+        ("a backslash", f"/\\{first}/{rest}"),
     ]
-
-
-@check
-class InputValidation(VisitingCheck):
-    name = "security.input_validation"
-    label = "Bad input is refused and survived"
-    category = CATEGORY
-    weight = 2.0
-    required = True
-    # It may bring the server down: last and by itself, so that no other check is blamed.
-    last = True
-    timeout = 90.0
-
-    def off(self, context: Context) -> str:
-        if context.policy.require_input_validation:
-            return ""
-        return "The policy does not demand that the server validates its input."
-
-    def ask(self, context: Context, visitor: Visitor) -> Outcome:
-        path = visitor.completions_path()
-        before = visitor.complete(path, sent="a sound request before")
-        vectors = hostile(visitor, path)
-        findings: list[str] = []
-        exchanges = [before]
-        was_healthy = visitor.ask("GET", "/health", timeout=ANSWER_WITHIN).status == 200
-        for vector in vectors:
-            # A connection of its own: a server may close the one on which it was insulted.
-            headers = {"Content-Type": vector.content_type, "Connection": "close"}
-            answer = visitor.ask(
-                "POST",
-                path,
-                key=visitor.server.api_key,
-                content=vector.content,
-                headers=headers,
-                sent=vector.what,
-                timeout=ANSWER_WITHIN,
-            )
-            exchanges.append(answer)
-            if problem := _reception(answer):
-                findings.append(f"{vector.what}: {problem}")
-            if len(_silent(exchanges)) >= MOST_SILENCES:
-                break
-            health = visitor.ask("GET", "/health", timeout=ANSWER_WITHIN)
-            if was_healthy and health.status != 200:
-                findings.append(f"after {vector.what} GET /health {health.said}")
-                exchanges.append(health)
-                break
-        last = visitor.complete(path, sent="a sound request afterwards")
-        if before.status == 200 != last.status:
-            exchanges.append(last)
-            findings.append(f"afterwards a sound request {last.said}")
-        evidence = {"findings": findings, "exchanges": [e.evidence() for e in exchanges]}
-        if findings:
-            reason = f"Of {len(vectors)} hostile requests not all were refused and survived: {listed(findings, 4)}."
-            return Outcome.failed(reason, value=float(len(findings)), limit=0.0, unit="findings", evidence=evidence)
-        survived = ", and GET /health answered 200 after each" if was_healthy else ""
-        return Outcome.passed(
-            f"All {len(vectors)} hostile requests were refused with a 4xx error{survived}.",
-            value=0.0,
-            limit=0.0,
-            unit="findings",
-            evidence=evidence,
-        )
-
-
-def _reception(answer: Exchange) -> str:
-    """What is wrong with how a hostile request was received; empty when it was refused as it should be."""
-    if not 400 <= answer.status < 500:
-        return answer.said
-    error = answer.json()
-    if not error.keys() & {"error", "detail"} and error.get("object") != "error":
-        return f"{answer.said} without a JSON error object"
-    return ""
 
 
 @check
@@ -264,36 +298,71 @@ class KeysNotEchoed(VisitingCheck):
     timeout = 30.0
 
     def ask(self, context: Context, visitor: Visitor) -> Outcome:
-        right = visitor.server.api_key
-        unknown = {**visitor.body(COMPLETIONS), "model": "deploypipe-no-such-model"}
-        exchanges = [
-            visitor.ask("GET", "/v1/models", key=WRONG_KEY, sent="a wrong key"),
-            visitor.ask("POST", COMPLETIONS, key=WRONG_KEY, body=visitor.body(COMPLETIONS), sent="a wrong key"),
-            visitor.ask("POST", COMPLETIONS, key=right, body=unknown, sent="the right key, an unknown model"),
-            visitor.ask("POST", COMPLETIONS, key=right, content=b'{"model": ', sent="the right key, broken JSON"),
-            visitor.ask("GET", "/v1/deploypipe-no-such-route", key=right, sent="the right key, an unknown route"),
-            visitor.ask("GET", "/metrics", key=right, sent="the right key"),
-        ]
-        leaks = [
-            f"{e.route} with {e.sent}" for e in exchanges if any(_holds(e, key) for key in (right, WRONG_KEY) if key)
-        ]
-        evidence = {"exchanges": [e.evidence() for e in exchanges]}
-        if leaks:
-            return Outcome.failed(
-                f"The answer repeats the key that was sent: {listed(leaks, 10)}.",
-                value=float(len(leaks)),
-                limit=0.0,
-                unit="findings",
+        asking = Asking(visitor)
+        complete = True
+        try:
+            _provoke(asking)
+        except GivenUp:
+            complete = False
+        answered = [e for e in asking.exchanges if e.status]
+        evidence = {"exchanges": [_without(e, asking.key) for e in asking.exchanges]}
+        if not complete and not any(_leaks(e, asking.key) for e in answered):
+            silent = _routes([e for e in asking.exchanges if not e.status])
+            return Outcome.not_checked(
+                f"The server left {listed(silent)} without an answer, so what its errors say is not known.",
                 evidence=evidence,
             )
-        return Outcome.passed(
-            f"None of {len(exchanges)} answers, errors and /metrics among them, repeats a key.",
-            value=0.0,
-            limit=0.0,
-            unit="findings",
-            evidence=evidence,
+        findings = [_leak(e, asking.key) for e in answered if _leaks(e, asking.key)]
+        return judged(
+            findings,
+            f"None of {len(answered)} answers, errors and /metrics among them, repeats a key in its text or headers.",
+            evidence,
         )
 
 
-def _holds(exchange: Exchange, key: str) -> bool:
-    return key.encode() in exchange.body or any(key in value for value in exchange.headers.values())
+def _provoke(asking: Asking) -> None:
+    right, body = asking.key, asking.visitor.body(COMPLETIONS)
+    wrong_type = {**body, "max_tokens": "many"}
+    asking.ask("GET", MODELS, key=WRONG_KEY, sent="a wrong key")
+    asking.ask("POST", COMPLETIONS, key=WRONG_KEY, body=body, sent="a wrong key")
+    asking.ask("POST", COMPLETIONS, body=body, headers={"x-api-key": WRONG_KEY}, sent="a wrong key as x-api-key")
+    asking.ask("POST", COMPLETIONS, key=right, body={**body, "model": NO_SUCH_MODEL}, sent=f"{THE_RIGHT_KEY}, no model")
+    asking.ask("POST", COMPLETIONS, key=right, content=b'{"model": ', sent=f"{THE_RIGHT_KEY}, broken JSON")
+    asking.ask("POST", COMPLETIONS, key=right, body=wrong_type, sent=f"{THE_RIGHT_KEY}, a wrong type")
+    asking.ask("POST", COMPLETIONS, key=right, content=b"words", sent=f"{THE_RIGHT_KEY}, no content type")
+    asking.ask("GET", f"/v1{NO_SUCH_ROUTE}", key=right, sent=f"{THE_RIGHT_KEY}, an unknown route")
+    asking.ask("GET", COMPLETIONS, key=right, sent=f"{THE_RIGHT_KEY}, a wrong method")
+    for path in (MODELS, "/metrics", "/version", "/health", "/server_info", DOCUMENT):
+        asking.ask("GET", path, key=right, sent=THE_RIGHT_KEY)
+    asking.raw(RawRequest("NONSENSE", COMPLETIONS, with_key(right), sent=f"{THE_RIGHT_KEY}, an unknown method"))
+
+
+def _leak(exchange: Exchange, right: str) -> Finding:
+    where = f"The answer to {exchange.route} with {exchange.sent} repeats a key."
+    sent_now = "a wrong key" in exchange.sent
+    severity = Severity.HIGH if sent_now or not right else Severity.CRITICAL
+    return Finding(severity, where, "Take the key out of messages, headers and labels; replace it if it was logged.")
+
+
+def _leaks(exchange: Exchange, right: str) -> bool:
+    text = exchange.body + b"\n" + "\n".join(exchange.headers.values()).encode("utf-8", "replace")
+    return any(form in text for key in (right, WRONG_KEY) if key for form in _forms(key))
+
+
+def _without(exchange: Exchange, right: str) -> dict[str, Any]:
+    """The evidence, also without what is only a part of the key."""
+    found = exchange.evidence()
+    for form in _forms(right) if right else ():
+        found["body"] = str(found.get("body", "")).replace(form.decode(), HIDDEN)
+    return found
+
+
+def _forms(key: str) -> Iterator[bytes]:
+    """The key, either half of it if that is long enough to be no chance, and the key in base64."""
+    whole = key.encode()
+    yield whole
+    half = len(whole) // 2
+    if half >= 10:
+        yield whole[:half]
+        yield whole[-half:]
+        yield base64.b64encode(whole).rstrip(b"=")[:-1]

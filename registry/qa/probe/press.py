@@ -1,8 +1,8 @@
-"""Sends requests at random times that the server has no influence on, and notes when what comes back.
+"""Sends requests and notes when what comes back.
 
-Open loop: a request is sent when it is due, however many are still unanswered, and its latency counts from when it was
-due. A closed loop would wait for a slow server and so measure it less often exactly when it is slow ("coordinated
-omission", Tene 2013).
+Open loop: a request is sent when it is due, at random times that the server has no influence on, however many are
+still unanswered, and its latency counts from when it was due. A closed loop waits for a slow server and so measures it
+less often exactly when it is slow ("coordinated omission", Tene 2013); it shows what a set number of users at once see.
 """
 
 from __future__ import annotations
@@ -10,17 +10,26 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-from collections.abc import AsyncIterator
+import ssl
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import islice
 from typing import Any
 
 import httpx
 
-from registry.qa.probe.measured import Failure, Measured, Request, Spec
-from registry.qa.probe.prompts import PROMPTS
+from registry.qa.probe.answer import Answer, body_of, events, streams
+from registry.qa.probe.engine_side import snapshot
+from registry.qa.probe.measured import Alternated, Alternation, Failure, Measured, Question, Request, Slice, Spec
+from registry.qa.probe.prompts import PROMPTS, Asked, asked
 
-DETAIL = 200
+AFTER_DONE = 0.5
+"""Seconds that a server has to end the stream after [DONE]."""
+CLOSES_WITHIN = 0.02
+"""Seconds after a stream's end in which a server that closes the connection has done so; measured: 2 ms."""
+AFTER_FAILURE = 0.05
+"""Seconds that a closed loop rests then: one that refuses at once is not asked ten thousand times."""
 
 
 @dataclass(frozen=True)
@@ -33,12 +42,19 @@ class Form:
     to_the_limit: bool = False
     """Every answer has max_tokens tokens, so that the load is the same for every version."""
 
-    def body(self, spec: Spec, prompt: str) -> dict[str, Any]:
-        body: dict[str, Any] = {"model": spec.model, "max_tokens": spec.load.max_tokens, "temperature": 0}
-        if self.path.endswith("/chat/completions"):
-            body["messages"] = [{"role": "user", "content": prompt}]
+    def __str__(self) -> str:
+        return f"POST {self.path} {'streamed' if self.streamed else 'not streamed'}"
+
+    @property
+    def is_chat(self) -> bool:
+        return self.path.endswith("/chat/completions")
+
+    def body(self, model: str, ask: Asked) -> dict[str, Any]:
+        body: dict[str, Any] = {"model": model, "max_tokens": ask.max_tokens, "temperature": 0}
+        if self.is_chat:
+            body["messages"] = list(ask.question.messages) or [{"role": "user", "content": ask.question.prompt}]
         else:
-            body["prompt"] = prompt
+            body["prompt"] = ask.question.prompt
         if self.streamed:
             body["stream"] = True
         if self.with_usage:
@@ -71,24 +87,96 @@ def arrivals(rate: float, seconds: float, seed: int) -> list[float]:
     return times or [0.0]
 
 
+def first_arrivals(rate: float, count: int, seed: int) -> list[float]:
+    """The same process, from one request on until there are `count`."""
+    rng = random.Random(f"arrivals {seed}")  # noqa: S311
+    times = [0.0]
+    while len(times) < count:
+        times.append(times[-1] + rng.expovariate(rate))
+    return times
+
+
 async def press(spec: Spec) -> Measured:
-    rng = random.Random(f"prompts {spec.seed}")  # noqa: S311
-    rate = spec.load.requests_per_second
-    warm_up = [index / rate for index in range(spec.load.warm_up_requests)]
-    measured = arrivals(rate, spec.load.seconds, spec.seed)
-    prompts = [rng.choice(PROMPTS) for _ in range(len(warm_up) + len(measured))]
+    async with _prober(spec) as prober:
+        form = await prober.choose_form()
+        warm_up, seconds = await prober.warm_up(form)
+        if warm_up and all(request.unanswered for request in warm_up):
+            return Measured(form.path, form.streamed, seconds, tuple(warm_up), gave_up=True)
+        before = await prober.look()
+        requests, seconds = await prober.measure(form)
+        after = await prober.look() if before else {}
+    return Measured(form.path, form.streamed, seconds, tuple(requests), False, before, after)
+
+
+async def alternate(both: Alternation) -> Alternated:
+    async with _prober(both.live) as live, _prober(both.candidate) as candidate:
+        form, problem = await _common_form(candidate, live)
+        if form is None:
+            return Alternated((), False, problem)
+        for who, warmed in zip(
+            (candidate, live), await asyncio.gather(candidate.warm_up(form), live.warm_up(form)), strict=True
+        ):
+            if warmed[0] and all(request.unanswered for request in warmed[0]):
+                said = f"{_NAMES[_which(who is live)]} answered none of its {len(warmed[0])} warm-up requests."
+                return Alternated((), form.streamed, said, _which(who is live))
+        return await _Turns(both, candidate, live, form).take()
+
+
+async def _common_form(candidate: _Prober, live: _Prober) -> tuple[Form | None, str]:
+    """Both must be asked in one way, or the comparison would be of two things."""
+    mine, other = await candidate.choose_form(), await live.choose_form()
+    if mine == other:
+        return mine, ""
+    for form, who in ((other, candidate), (mine, live)):
+        if await who.accepts(form):
+            return form, ""
+    return None, f"The two take no request of one form: this version takes {mine}, the live one {other}."
+
+
+_NAMES = {"candidate": "This version", "live": "The live version's copy"}
+
+
+def _which(live: bool) -> str:
+    return "live" if live else "candidate"
+
+
+@dataclass(frozen=True)
+class _Turns:
+    both: Alternation
+    candidate: _Prober
+    live: _Prober
+    form: Form
+
+    async def take(self) -> Alternated:
+        ends = asyncio.get_running_loop().time() + self.both.most_seconds
+        slices: list[Slice] = []
+        for pair in range(self.both.pairs):
+            for who in (self.candidate, self.live) if pair % 2 == 0 else (self.live, self.candidate):
+                requests, seconds = await who.measure_some(self.form, self.both.requests, pair)
+                slices.append(Slice(who is self.candidate, pair, seconds, tuple(requests)))
+                if all(request.unanswered for request in requests):
+                    which = _which(who is self.live)
+                    said = f"{_NAMES[which]} answered none of the {len(requests)} requests of a turn."
+                    return Alternated(tuple(slices), self.form.streamed, said, which)
+                if asyncio.get_running_loop().time() > ends:
+                    said = f"The {self.both.most_seconds:g} s for it were used up."
+                    return Alternated(tuple(slices), self.form.streamed, said)
+        return Alternated(tuple(slices), self.form.streamed)
+
+
+@asynccontextmanager
+async def _prober(spec: Spec) -> AsyncIterator[_Prober]:
+    # The machine's own authorities, as everywhere; without https none are read, which takes longer than a request.
+    secure = spec.base_url.lower().startswith("https:")
     async with httpx.AsyncClient(
         base_url=spec.base_url.rstrip("/"),
         headers={"Authorization": f"Bearer {spec.api_key}"} if spec.api_key else {},
         timeout=None,  # noqa: S113 - each request has one deadline for all of it
         limits=httpx.Limits(max_connections=None, max_keepalive_connections=None, keepalive_expiry=2.0),
         trust_env=False,
+        verify=ssl.create_default_context() if secure else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),
     ) as client:
-        prober = _Prober(client, spec, asyncio.get_running_loop())
-        form = await prober.choose_form()
-        await prober.send_all(form, prompts[: len(warm_up)], warm_up)
-        requests, seconds = await prober.send_all(form, prompts[len(warm_up) :], measured)
-    return Measured(form.path, form.streamed, max(seconds, spec.load.seconds), tuple(requests))
+        yield _Prober(client, spec, asyncio.get_running_loop())
 
 
 @dataclass(frozen=True)
@@ -97,149 +185,144 @@ class _Prober:
     spec: Spec
     loop: asyncio.AbstractEventLoop
 
+    # -- how to ask
+
     async def choose_form(self) -> Form:
         """The first way of asking that is not refused as such; a server that fails otherwise is measured failing."""
-        for form in FORMS:
-            try:
-                async with asyncio.timeout(self.spec.request_timeout):
-                    status, streams = await self._try(form)
-            except (TimeoutError, httpx.HTTPError, httpx.InvalidURL):
-                return FORMS[0]
-            if status == 200 and streams == form.streamed:
-                return form
-            if status not in (200, 400, 404, 405, 415, 422, 501):
-                return FORMS[0]
-        return FORMS[0]
+        # Messages of the team's own cannot be put to a plain completion.
+        chat_only = any(question.messages for question in self.spec.questions)
+        forms = [form for form in FORMS if form.is_chat or not chat_only]
+        try:
+            async with asyncio.timeout(self.spec.request_timeout):
+                for form in forms:
+                    status, fits = await self._try(form)
+                    if status == 200 and fits:
+                        return form
+                    if status not in (200, 400, 404, 405, 415, 422, 501):
+                        break
+        except (TimeoutError, httpx.HTTPError, httpx.InvalidURL, ValueError):
+            pass
+        return forms[0]
+
+    async def accepts(self, form: Form) -> bool:
+        try:
+            async with asyncio.timeout(self.spec.request_timeout):
+                status, fits = await self._try(form)
+        except (TimeoutError, httpx.HTTPError, httpx.InvalidURL, ValueError):
+            return False
+        return status == 200 and fits
 
     async def _try(self, form: Form) -> tuple[int, bool]:
-        async with self.client.stream("POST", form.path, json=form.body(self.spec, PROMPTS[0])) as response:
-            await response.aread()
-            return response.status_code, _streams(response)
+        ask = Asked(Question(PROMPTS[0]), self.spec.load.max_tokens)
+        async with self.client.stream("POST", form.path, json=form.body(self.spec.model, ask)) as response:
+            if streams(response):
+                await self._read_trial(response)
+            else:
+                await body_of(response)
+            return response.status_code, streams(response) == form.streamed
 
-    async def send_all(self, form: Form, prompts: list[str], times: list[float]) -> tuple[list[Request], float]:
+    async def _read_trial(self, response: httpx.Response) -> None:
+        """llama.cpp closes the connection after each stream although it has promised to keep it; whoever sends the next
+        request on it at once gets no answer. Such a server is asked on a new connection each time.
+        """
+        with suppress(TimeoutError):
+            async with asyncio.timeout(None) as limit:
+                async for data in events(response):
+                    if data == "[DONE]":
+                        limit.reschedule(self.loop.time() + AFTER_DONE)
+            await asyncio.sleep(CLOSES_WITHIN)
+            if response.extensions["network_stream"].get_extra_info("is_readable"):
+                self.client.headers["Connection"] = "close"
+
+    async def look(self) -> dict[str, float]:
+        return await asyncio.to_thread(snapshot, self.spec.base_url, self.spec.api_key)
+
+    # -- what to ask when
+
+    async def warm_up(self, form: Form) -> tuple[list[Request], float]:
+        load = self.spec.load
+        asks = list(islice(self._asks("warm-up"), load.warm_up_requests))
+        if load.concurrency:
+            return await self._keep_asking(form, iter(asks), load.concurrency, seconds=None)
+        return await self._send_at(form, asks, [index / load.requests_per_second for index in range(len(asks))])
+
+    async def measure(self, form: Form) -> tuple[list[Request], float]:
+        load = self.spec.load
+        if load.concurrency:
+            return await self._keep_asking(form, self._asks("load"), load.concurrency, load.seconds)
+        times = arrivals(load.requests_per_second, load.seconds, self.spec.seed)
+        requests, seconds = await self._send_at(form, islice(self._asks("load"), len(times)), times)
+        return requests, max(seconds, load.seconds)
+
+    async def measure_some(self, form: Form, count: int, number: int) -> tuple[list[Request], float]:
+        load = self.spec.load
+        asks = islice(self._asks(f"slice {number}"), count)
+        if load.concurrency:
+            return await self._keep_asking(form, asks, load.concurrency, seconds=None)
+        times = first_arrivals(load.requests_per_second, count, self.spec.seed + number)
+        return await self._send_at(form, asks, times)
+
+    def _asks(self, purpose: str) -> Iterator[Asked]:
+        return asked(self.spec.load, self.spec.questions, seed=self.spec.seed, purpose=purpose)
+
+    async def _send_at(self, form: Form, asks: Iterable[Asked], times: Sequence[float]) -> tuple[list[Request], float]:
         zero = self.loop.time()
         tasks: list[asyncio.Task[Request]] = []
-        for prompt, at in zip(prompts, times, strict=True):
+        for ask, at in zip(asks, times, strict=True):
             await asyncio.sleep(zero + at - self.loop.time())
-            tasks.append(asyncio.create_task(self._measure(form, prompt, zero + at)))
+            tasks.append(asyncio.create_task(self._measure(form, ask, zero, zero + at)))
         requests = await asyncio.gather(*tasks)
-        return list(requests), self.loop.time() - zero
+        return list(requests), max((request.ended for request in requests), default=0.0)
 
-    async def _measure(self, form: Form, prompt: str, due: float) -> Request:
-        answer = _Answer(due, lag=max(0.0, self.loop.time() - due))
+    async def _keep_asking(
+        self, form: Form, asks: Iterator[Asked], at_once: int, seconds: float | None
+    ) -> tuple[list[Request], float]:
+        """Until the time is up, or until there is nothing more to ask; whatever was begun is waited for."""
+        zero = self.loop.time()
+        found: list[Request] = []
+
+        async def one_user() -> None:
+            for ask in asks:
+                found.append(await self._measure(form, ask, zero, self.loop.time()))
+                if found[-1].failure:
+                    await asyncio.sleep(AFTER_FAILURE)
+                if seconds is not None and self.loop.time() - zero >= seconds:
+                    return
+
+        async with asyncio.TaskGroup() as users:
+            for _ in range(at_once):
+                users.create_task(one_user())
+        return sorted(found, key=lambda one: one.due), max((one.ended for one in found), default=0.0)
+
+    # -- one request
+
+    async def _measure(self, form: Form, ask: Asked, zero: float, due: float) -> Request:
+        answer = Answer(due, lag=max(0.0, self.loop.time() - due))
         try:
-            async with asyncio.timeout_at(due + self.spec.request_timeout):
-                await self._ask(form, prompt, answer)
+            async with asyncio.timeout_at(due + self.spec.request_timeout) as limit:
+                await self._ask(form, ask, answer, limit)
         except TimeoutError:
             if answer.done is None or not answer.times:
                 answer.fail(Failure.TIMEOUT, f"no end within {self.spec.request_timeout:g} s")
         except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError) as error:
             answer.fail(Failure.TRANSPORT, f"{type(error).__name__}: {error}")
-        except (ValueError, LookupError, TypeError, AttributeError) as error:
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
             answer.fail(Failure.TRANSPORT, f"what came is no answer of this protocol: {error}")
-        return answer.request(self.loop.time(), self.spec.api_key)
+        return answer.request(zero, self.loop.time(), self.spec.api_key)
 
-    async def _ask(self, form: Form, prompt: str, answer: _Answer) -> None:
-        async with self.client.stream("POST", form.path, json=form.body(self.spec, prompt)) as response:
+    async def _ask(self, form: Form, ask: Asked, answer: Answer, limit: asyncio.Timeout) -> None:
+        async with self.client.stream("POST", form.path, json=form.body(self.spec.model, ask)) as response:
             if response.status_code != 200:
-                said = (await response.aread()).decode(errors="replace")
+                said = (await body_of(response)).decode(errors="replace")
                 answer.fail(Failure.HTTP, f"{response.status_code} {said}")
-            elif form.streamed and _streams(response):
-                async for data in _events(response):  # to its end, so that the connection is used again
+            elif form.streamed and streams(response):
+                async for data in events(response):  # to its end, so that the connection is used again
+                    open_until_now = answer.done is None
                     answer.take(data, self.loop.time())
+                    if open_until_now and answer.done is not None:
+                        limit.reschedule(min(limit.when() or answer.done, answer.done + AFTER_DONE))
                 answer.end_stream()
             else:
-                whole = json.loads(await response.aread())
+                whole = json.loads(await body_of(response))
                 answer.take_event(whole, self.loop.time())
                 answer.end()
-
-
-class _Answer:
-    def __init__(self, due: float, lag: float) -> None:
-        self.due = due
-        self.lag = lag
-        self.times: list[float] = []
-        self.tokens: int | None = None
-        self.failure: Failure | None = None
-        self.detail = ""
-        self.done: float | None = None
-
-    def take(self, data: str, now: float) -> None:
-        if self.done is not None or self.failure:
-            return
-        if data == "[DONE]":
-            self.done = now
-        else:
-            self.take_event(json.loads(data), now)
-
-    def take_event(self, event: dict[str, Any], now: float) -> None:
-        if "error" in event or event.get("object") == "error":
-            self.fail(Failure.STREAM_ERROR, json.dumps(event))
-            return
-        if isinstance(usage := event.get("usage"), dict):
-            tokens = usage.get("completion_tokens")
-            self.tokens = tokens if isinstance(tokens, int) and tokens >= 0 else self.tokens
-        for choice in event.get("choices") or ():
-            if _has_text(choice):
-                self.times.append(now)
-            if choice.get("finish_reason") in ("error", "abort"):
-                self.fail(Failure.STREAM_ERROR, f"finish_reason {choice['finish_reason']}")
-
-    def end_stream(self) -> None:
-        if self.done is None:
-            self.fail(Failure.INCOMPLETE, "the stream ended without [DONE]")
-        self.end()
-
-    def end(self) -> None:
-        if not self.times:
-            self.fail(Failure.EMPTY, "the answer holds no text")
-
-    def fail(self, failure: Failure, detail: str) -> None:
-        """The first failure is the cause of the others."""
-        if self.failure is None:
-            self.failure, self.detail = failure, detail
-
-    def request(self, now: float, secret: str) -> Request:
-        waited = (now if self.done is None else self.done) - self.due
-        first = self.times[0] - self.due if self.times else None
-        if first is None and self.failure is Failure.TIMEOUT:
-            first = waited  # it took at least that long: leaving it out would make a hanging server look fast
-        detail = self.detail.replace(secret, "•••") if secret else self.detail
-        return Request(
-            lag=self.lag,
-            first=first,
-            whole=waited if self.failure in (None, Failure.TIMEOUT) else None,
-            gaps=tuple(b - a for a, b in pairwise(self.times)),
-            pieces=len(self.times),
-            tokens=self.tokens,
-            failure=self.failure,
-            detail=detail[:DETAIL],
-        )
-
-
-def _streams(response: httpx.Response) -> bool:
-    return str(response.headers.get("content-type", "")).startswith("text/event-stream")
-
-
-def _has_text(choice: dict[str, Any]) -> bool:
-    """Reasoning counts: the person sees that something comes."""
-    said = choice.get("delta") or choice.get("message") or {}
-    texts = (choice.get("text"), said.get("content"), said.get("reasoning"), said.get("reasoning_content"))
-    return any(text for text in texts)
-
-
-async def _events(response: httpx.Response) -> AsyncIterator[str]:
-    """The data of each server-sent event (WHATWG HTML, section 9.2.6)."""
-    buffer = b""
-    data: list[str] = []
-    async for piece in response.aiter_bytes():
-        *lines, buffer = (buffer + piece).split(b"\n")
-        for line in lines:
-            text = line.removesuffix(b"\r").decode(errors="replace")
-            if text.startswith("data:"):
-                data.append(text[5:].removeprefix(" "))
-            elif not text and data:
-                yield "\n".join(data)
-                data = []
-    if data:
-        yield "\n".join(data)

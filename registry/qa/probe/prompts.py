@@ -1,10 +1,135 @@
-"""Short prompts as people write them, 24 words at most.
-
-All are unfinished: after a full stop a model may rightly end at once, and an empty answer counts as a failure.
-"""
+"""What the server is asked: the probe's own short prompts, or the team's, drawn by the seed."""
 
 from __future__ import annotations
 
+import json
+import random
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from registry.qa.policy import Load
+from registry.qa.probe.measured import Question
+
+LARGEST_FILE = 16_000_000
+MOST_QUESTIONS = 10_000
+
+
+class PromptsError(Exception):
+    """The team's own prompts cannot be used; the text is a sentence."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    question: Question
+    max_tokens: int
+
+
+def asked(load: Load, own: tuple[Question, ...], *, seed: int, purpose: str) -> Iterator[Asked]:
+    """Without end. Lengths come from a stream of their own: another mix of answers leaves the prompts as they were."""
+    questions = random.Random(f"{purpose} prompts {seed}")  # noqa: S311
+    lengths = random.Random(f"{purpose} lengths {seed}")  # noqa: S311
+    while True:
+        question = questions.choice(own) if own else _ours(load, questions)
+        yield Asked(question, _drawn(load.output_tokens, lengths) if load.output_tokens else load.max_tokens)
+
+
+def mean_tokens(load: Load) -> float:
+    """Of an answer that is as long as it was asked for."""
+    if not load.output_tokens:
+        return float(load.max_tokens)
+    return sum(length * share for length, share in load.output_tokens) / sum(share for _, share in load.output_tokens)
+
+
+def _ours(load: Load, rng: random.Random) -> Question:
+    if not load.prompt_words:
+        return Question(rng.choice(PROMPTS))
+    words: list[str] = []
+    wanted = _drawn(load.prompt_words, rng)
+    while len(words) < wanted:
+        words += rng.choice(PROMPTS).split()
+    return Question(" ".join(words[-wanted:]))  # the end, which is unfinished
+
+
+def _drawn(mix: tuple[tuple[int, float], ...], rng: random.Random) -> int:
+    return rng.choices([length for length, _ in mix], [share for _, share in mix])[0]
+
+
+# -- the team's own ----------------------------------------------------------------------------------------------------
+
+
+def read_questions(folder: Path | None, name: str) -> tuple[Question, ...]:
+    """Raises PromptsError, with the line where there is one."""
+    content = _read(folder, name)
+    found: list[Question] = []
+    for number, line in enumerate(content.split(b"\n"), start=1):
+        if line.strip():
+            try:
+                found.append(_question(line))
+            except (ValueError, RecursionError) as error:
+                raise PromptsError(f"Line {number} of {name} {_said(error)}.") from error
+        if len(found) > MOST_QUESTIONS:
+            raise PromptsError(f"{name} has more than {MOST_QUESTIONS:,} prompts.")
+    if not found:
+        raise PromptsError(f"{name} holds no prompt.")
+    return tuple(found)
+
+
+def _read(folder: Path | None, name: str) -> bytes:
+    if folder is None:
+        raise PromptsError(f"{name} cannot be looked for: no folder for the policy's own files is set.")
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts:
+        raise PromptsError(f"{name!r} leads out of the folder for the policy's own files: give a name inside it.")
+    try:
+        file = (folder / path).resolve(strict=True)
+        if not file.is_relative_to(folder.resolve(strict=True)):
+            raise PromptsError(f"{name!r} is a link that leads out of the folder for the policy's own files.")
+        if not file.is_file():
+            raise PromptsError(f"{name} is no file.")
+        if (size := file.stat().st_size) > LARGEST_FILE:
+            raise PromptsError(f"{name} has {size:,} bytes; {LARGEST_FILE:,} are the most.")
+        return file.read_bytes()
+    except (OSError, ValueError) as error:  # ValueError: a zero character in the name
+        said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise PromptsError(f"{name!r} cannot be read: {said}.") from error
+
+
+def _question(line: bytes) -> Question:
+    """Raises ValueError with what is wrong, to stand after "line 3"."""
+    try:
+        value = json.loads(line)
+    except UnicodeDecodeError as error:
+        raise ValueError("is no UTF-8 text") from error
+    except json.JSONDecodeError as error:
+        raise ValueError(f"is no JSON: {error.msg} at character {error.pos + 1}") from error
+    if not isinstance(value, dict) or ("prompt" in value) == ("messages" in value):
+        raise ValueError('must be an object with either "prompt" or "messages"')
+    if "prompt" in value:
+        if not isinstance(value["prompt"], str) or not value["prompt"]:
+            raise ValueError('has a "prompt" that is no text, or an empty one')
+        return Question(value["prompt"])
+    return Question(messages=tuple(_messages(value["messages"])))
+
+
+def _messages(value: Any) -> Iterator[Mapping[str, Any]]:
+    if not isinstance(value, list) or not value:
+        raise ValueError('has "messages" that are no list, or an empty one')
+    for message in value:
+        if not isinstance(message, dict) or not isinstance(message.get("role"), str) or not message.get("content"):
+            raise ValueError('has a message without "role" or "content"')
+        yield message
+
+
+def _said(error: ValueError | RecursionError) -> str:
+    return "is nested too deeply" if isinstance(error, RecursionError) else str(error)
+
+
+# -- ours --------------------------------------------------------------------------------------------------------------
+
+# Short ones, as people write them, 24 words at most. All are unfinished: after a full stop a model may rightly end at
+# once, and an empty answer counts as a failure.
 PROMPTS: tuple[str, ...] = (
     "The statement is used to",
     "When a function is called, the arguments are",
