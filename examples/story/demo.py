@@ -133,7 +133,7 @@ def perform(stage: Stage) -> tuple[list[play.Outcome], Json, list[str]]:
     stage.start()
     os.environ["TEXTGEN_API_KEY"] = (stage.folder / "secrets" / "engine").read_text().strip()
     api = Api(stage.url, stage.folder / "secrets" / "demo-tokens.json")
-    player = play.Player(api, stage.folder / "story", stage.gateway, RATE)
+    player = play.Player(api, stage.folder / "story", stage.folder / "qa", stage.gateway, RATE)
     outcomes: list[play.Outcome] = []
     faults: list[str] = []
     report: Json = {}

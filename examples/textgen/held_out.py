@@ -12,12 +12,12 @@ FEWEST_TOKENS, MOST_TOKENS = 12, 200
 TEXTS = 60
 
 
-def write(path: Path, *, texts: int = TEXTS) -> int:
+def write(path: Path, *, texts: int = TEXTS, most_tokens: int = MOST_TOKENS) -> int:
     """JSONL, {"text": …} a line: paragraphs of the held-out part, spread over all of it. Returns how many there are.
 
     The same corpus gives the same bytes. Words outside the vocabulary stay: each is a surprise to the model.
     """
-    fit = [tokens for tokens in corpus.load().held_out if FEWEST_TOKENS <= len(tokens) <= MOST_TOKENS]
+    fit = [tokens for tokens in corpus.load().held_out if FEWEST_TOKENS <= len(tokens) <= most_tokens]
     step = max(1, len(fit) // texts)
     chosen = fit[::step][:texts]
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -137,13 +137,13 @@ def test_nobody_listening_ends_the_probe_after_the_warm_up() -> None:
 
 
 def test_server_that_answers_nothing_is_asked_no_more_than_the_warm_up(engine: Engine) -> None:
-    engine.faults = {"hangs"}
+    engine.faults, engine.cycle = {"hangs"}, ("silence",)
     found = run_probe(engine.running, replace(LOAD, seconds=60), request_timeout=1.0)
     assert found.gave_up
     assert found.failures == {"timeout": LOAD.warm_up_requests}
     assert found.first_token_ms is not None
     assert found.first_token_ms.p50.value >= 1000
-    assert next(engine.numbers) == 1 + LOAD.warm_up_requests
+    assert engine.met["silence"] == 1 + LOAD.warm_up_requests  # the first looks how to ask
 
 
 def test_server_that_answers_with_errors_is_measured_all_the_same(engine: Engine) -> None:

@@ -70,6 +70,7 @@ class Command(BaseCommand):
 def _play(web: str, gateway: str) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "examples.story.play", "--keep-traffic", "--url", web, "--gateway", gateway]
     command += ["--tokens", str(settings.DEMO_TOKENS), "--work", str(settings.VAR_DIR / "story")]
+    command += ["--files", str(settings.QA_FILES_DIR)]
     environment = {**os.environ, "TEXTGEN_API_KEY": settings.ENGINE_API_KEY}
     return subprocess.Popen(command, cwd=settings.BASE_DIR, env=environment, start_new_session=True)
 
