@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: help run demo test test-peer test-vllm check format install install-dev engines lock fuzz screenshots vendor clean
+.PHONY: help run demo test test-peer test-vllm check format install install-dev engines lock fuzz screenshots checks-page vendor clean
 
 help: ## What can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -71,6 +71,7 @@ check: install-dev ## Format, lint, types, import contracts, migrations, deploym
 	@$(BIN)/python manage.py makemigrations --check --dry-run
 	@DEPLOYPIPE_HTTPS=true $(BIN)/python manage.py check --deploy --fail-level WARNING
 	@$(BIN)/python scripts/vendor.py --check
+	@$(BIN)/python scripts/document_checks.py --check
 
 format: install-dev ## Put the code into its form
 	@$(BIN)/ruff check --fix -q .; $(BIN)/ruff format -q .
@@ -85,6 +86,9 @@ fuzz: install-dev ## Feed the readers of model files with damaged files, a minut
 
 screenshots: install-dev ## Pictures of the pages for the documents, of the product that `make run` runs
 	@$(BIN)/python scripts/screenshots.py
+
+checks-page: install-dev ## Write docs/checks.md from the checks
+	@$(BIN)/python scripts/document_checks.py
 
 vendor: ## Fetch the vendored front-end files anew at their pinned versions
 	$(BIN)/python scripts/vendor.py

@@ -22,6 +22,8 @@ from registry.serializers import (
     ModelIn,
     ModelOut,
     QARunOut,
+    ReasonIn,
+    TagIn,
     VersionIn,
     VersionOut,
 )
@@ -122,3 +124,31 @@ class Refuse(APIView):
             seen_run=values["seen_run"],
         )
         return Response(ApprovalOut(approval).data, status=201)
+
+
+class Suspend(APIView):
+    permission_classes = [MayView]
+
+    def post(self, request: Request, pk: int) -> Response:
+        version = get_object_or_404(versions(), pk=pk)
+        actions.suspend(version, actor=person(request), **read(ReasonIn, request))
+        return Response(VersionOut(version).data)
+
+
+class Retire(APIView):
+    permission_classes = [MayView]
+
+    def post(self, request: Request, pk: int) -> Response:
+        version = get_object_or_404(versions(), pk=pk)
+        actions.retire(version, actor=person(request), **read(ReasonIn, request))
+        return Response(VersionOut(version).data)
+
+
+class Tags(APIView):
+    """Sets one tag; the others stay."""
+
+    permission_classes = [MayView]
+
+    def post(self, request: Request, pk: int) -> Response:
+        actions.tag(get_object_or_404(versions(), pk=pk), actor=person(request), **read(TagIn, request))
+        return Response(VersionOut(get_object_or_404(versions(), pk=pk)).data)

@@ -54,14 +54,9 @@ def _change(before: Result | None, now: Result) -> Change | None:
         kind = Kind.WORSE if step < 0 else Kind.BETTER if step > 0 else Kind.OTHER
         return Change(now.name, now.label, kind, f"was {_word(before)}, is {_word(now)}{_values(before, now)}")
     old, new = before.outcome.value, now.outcome.value
-    if (
-        old is None
-        or new is None
-        or before.outcome.unit != now.outcome.unit
-        or abs(new - old) < WORTH_TELLING * abs(old)
-    ):
+    if old is None or new is None or old == new or before.outcome.unit != now.outcome.unit:
         return None
-    if old == new:
+    if abs(new - old) < WORTH_TELLING * abs(old):
         return None
     return Change(now.name, now.label, Kind.VALUE, _values(before, now).removeprefix(": "))
 

@@ -46,6 +46,8 @@ class Engine:
     api_key_variable: str | None
     default_port: int
     metrics_prefix: str
+    keeps_connections: bool = True
+    """False where it closes a connection that it promised to keep: whoever sends on it just then gets no answer."""
 
 
 _LISTEN = ("--host", "{host}", "--port", "{port}", "--served-model-name", "{model}")
@@ -83,6 +85,7 @@ ENGINES: dict[str, Engine] = {
             api_key_variable="LLAMA_API_KEY",
             default_port=8080,
             metrics_prefix="llamacpp:",
+            keeps_connections=False,  # within 2 ms after each stream
         ),
     )
 }
@@ -257,7 +260,7 @@ class EngineClient:
             response.read()
             return response
 
-    def warm_up(self, model: str, *, seconds: float = 30.0) -> None:
+    def warm_up(self, model: str, *, seconds: float) -> None:
         """Ask once for what an engine prepares only when it is asked for it, so that no check takes that for its speed.
 
         vLLM compiles its log-probabilities for 11 s at the first request on a machine, and all others wait meanwhile.

@@ -160,7 +160,8 @@ def _earlier(run: QARun, checks: Sequence[type[Check]]) -> dict[str, list[float]
     """Seconds of each check in the model's newest finished examinations, the newest first; else in anybody's."""
     finished = QARun.objects.filter(status=RunStatus.FINISHED).exclude(started_at=None).order_by("-pk")
     same = finished.filter(version__model=run.version.model_id)[: progress.NEWEST]
-    runs = list(same.prefetch_related("results")) or list(finished[: progress.NEWEST].prefetch_related("results"))
+    durations = Prefetch("results", QAResult.objects.only("run", "name", "status", "seconds"))  # evidence is large
+    runs = list(same.prefetch_related(durations)) or list(finished[: progress.NEWEST].prefetch_related(durations))
     times: dict[str, list[float]] = defaultdict(list)
     for earlier in runs:
         # What was skipped for want of something may be made this time; what does not apply will not again.

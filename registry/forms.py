@@ -2,15 +2,33 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from django import forms
 
+from deploypipe.core.errors import Invalid
 from registry.qa.places import LARGEST
+
+
+def said(form: forms.Form) -> dict[str, Any]:
+    """What a verb's small form says; raises Invalid that names what is wrong with it."""
+    if not form.is_valid():
+        raise Invalid("What was sent was not understood.", fields={k: str(v[0]) for k, v in form.errors.items()})
+    return form.cleaned_data
 
 
 class DecisionForm(forms.Form):
     note = forms.CharField(required=False, max_length=5000)
     override = forms.BooleanField(required=False)
     seen_run = forms.IntegerField(required=False, min_value=1)
+
+
+class ExamineForm(forms.Form):
+    environment = forms.CharField(required=False, max_length=40)
+
+
+class SuspendForm(forms.Form):
+    reason = forms.CharField(required=False, max_length=5000)
 
 
 class PolicyForm(forms.Form):
@@ -43,3 +61,4 @@ class PolicyForm(forms.Form):
 
 class PolicyRestoreForm(forms.Form):
     note = forms.CharField(required=False, max_length=5000)
+    seen = forms.IntegerField(required=False, min_value=0)

@@ -18,6 +18,9 @@ class Stage(StrEnum):
     RETIRED = "retired"
 
 
+DECIDED = (Stage.APPROVED, Stage.RETIRED)
+"""No examination can follow; refused and suspended versions may be examined again."""
+
 _AGAIN = {"examine": Stage.EXAMINING, "retire": Stage.RETIRED}
 
 STAGES = Lifecycle(

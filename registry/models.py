@@ -13,7 +13,7 @@ from django.utils import timezone
 
 from deploypipe.core.errors import DomainError
 from deploypipe.core.models import Stateful
-from registry.lifecycle import RUNS, STAGES, RunStatus, Stage
+from registry.lifecycle import DECIDED, RUNS, STAGES, RunStatus, Stage
 from registry.scoring import Band, Status
 
 NAME = RegexValidator(
@@ -98,6 +98,10 @@ class ModelVersion(Stateful):
         if self.pk is not None and not self._state.adding:
             raise Immutable(f"{self} is registered and does not change; register the next version instead.")
         super().save(*args, **kwargs)
+
+    @property
+    def is_decided(self) -> bool:
+        return self.stage in DECIDED
 
     @property
     def must_be_watched(self) -> bool:

@@ -12,16 +12,16 @@ from django.shortcuts import get_object_or_404
 from django.urls import reverse
 
 from deploypipe.core import roles
-from deploypipe.core.pages import Request, Verb, Verbs, curl, history
-from deploypipe.core.status import readable, status_of
-from registry import examinations
+from deploypipe.core.pages import Choice, Request, Verb, Verbs, curl, history
+from deploypipe.core.status import status_of
+from registry import examinations, hooks, policy_pages
 from registry.artifacts import ArtifactError, parse
 from registry.changes import Change, Kind
 from registry.lifecycle import RunStatus, Stage
-from registry.models import ModelVersion, QARun, RegisteredModel
+from registry.models import Decision, ModelVersion, QARun, RegisteredModel
+from registry.policy_pages import Group
 from registry.qa.base import Finding, Severity
 from registry.qa.catalogue import all_checks
-from registry.qa.policy import Load
 from registry.qa.runner import Result
 from registry.report import Category, Examination
 from registry.scoring import Band, Status
@@ -107,7 +107,8 @@ class Report:
     earlier: QARun | None
     changes: list[tuple[Change, str]]
     """Since `earlier`, with their tones."""
-    judged_by: list[tuple[str, str]]
+    judged_by: list[Group]
+    """All that the policy said."""
 
     @property
     def is_active(self) -> bool:
@@ -186,7 +187,7 @@ def report(run: QARun | None) -> Report | None:
         findings,
         earlier,
         [(change, CHANGE_TONES.get(change.kind, "idle")) for change in changes],
-        _judged_by(run),
+        policy_pages.of_policy(run.policy),
     )
 
 
@@ -197,42 +198,6 @@ def _shown(category: Category, examination: Examination, installed: Set[str]) ->
     ]
     unfolded = category.status in (Status.FAILED, Status.ERROR) or bool(category.lost)
     return Shown(category, CATEGORY_ICONS.get(category.name, "info"), checks, unfolded)
-
-
-def _judged_by(run: QARun) -> list[tuple[str, str]]:
-    policy = run.policy
-    known = [
-        ("Least score without an override", "minimum_score", "{:g}"),
-        ("First token, P95, at most", "max_latency_ms", "{:g} ms"),
-        ("Throughput, at least", "min_throughput_tokens_sec", "{:g} tokens/s"),
-        ("Memory, at most", "max_memory_gb", "{:g} GB"),
-        ("Errors, at most", "max_error_rate_percent", "{:g} %"),
-    ]
-    facts = [("Environment", run.environment or "Any that has no policy of its own")]
-    facts += [(label, shape.format(policy[key])) for label, key, shape in known if key in policy]
-    switches = {
-        "A key": policy.get("require_authentication"),
-        "Rate limiting": policy.get("require_rate_limiting"),
-        "Input validation": policy.get("require_input_validation"),
-        "Deep Tree Echo": policy.get("deep_tree_echo"),
-        "Comparison with the live version": policy.get("compare_with_live"),
-    }
-    for label, wanted in (("Asked for", True), ("Not asked for", False)):
-        if names := [name for name, on in switches.items() if on is wanted]:
-            facts.append((label, ", ".join(names)))
-    if load := policy.get("load"):
-        facts.append(("Load", _load(Load.from_json(load))))
-    if advisory := policy.get("advisory"):
-        facts.append(("Never block", ", ".join(readable(name) for name in advisory)))
-    for check, values in (policy.get("parameters") or {}).items():
-        facts += [(f"{check}: {name}", str(value)) for name, value in values.items()]
-    return facts
-
-
-def _load(load: Load) -> str:
-    if load.concurrency:
-        return f"{load.concurrency} requests always under way, for {load.seconds:g} s"
-    return f"{load.requests_per_second:g} requests/s at random moments, for {load.seconds:g} s"
 
 
 def _json(value: object) -> str:
@@ -262,12 +227,14 @@ def runs(version: ModelVersion) -> list[QARun]:
 def of_version(version: ModelVersion, request: Request) -> dict[str, Any]:
     """What changes while one looks. `moved`: the head and the history are not what the browser has."""
     found, past = report(examinations.newest(version)), history(version)
+    approvals = list(version.approvals.all())
     state = f"{version.stage}.{found.run.pk if found else 0}.{past.newest}"
     return {
         "version": version,
         "report": found,
         "runs": runs(version),
-        "approvals": list(version.approvals.all()),
+        "approvals": approvals,
+        "taken_back": bool(approvals) and approvals[0].decision == Decision.APPROVE and not version.is_decided,
         "verbs": verbs(version, request.user, found),
         "override": _override(version, request.user),
         "seen_run": _seen(found),
@@ -306,6 +273,7 @@ def verbs(version: ModelVersion, user: User, found: Report | None) -> Verbs:
                 icon="gauge",
                 title=f"{again}: {version}",
                 confirm=_examining(version, found),
+                choice=_for_environment(found),
                 disabled=roles.refusal(user, "registry.examine"),
             )
         )
@@ -341,6 +309,18 @@ def verbs(version: ModelVersion, user: User, found: Report | None) -> Verbs:
                 seen_run=_seen(found),
             )
         )
+    if version.refusal("suspend") is None:
+        items.append(
+            Verb(
+                reverse("version-suspend", args=[version.pk]),
+                "Suspend",
+                icon="hand",
+                title=f"Suspend {version}",
+                confirm=_suspending(version),
+                reason="required",
+                disabled=roles.refusal(user, "registry.approve"),
+            )
+        )
     return Verbs(items)
 
 
@@ -348,7 +328,7 @@ def _override(version: ModelVersion, user: User) -> dict[str, Any] | None:
     """The approval that needs more than a click."""
     if not version.needs_override or version.stage != Stage.AWAITING_APPROVAL:
         return None
-    return {"disabled": _may_not_approve(version, user), "minimum": 80}
+    return {"disabled": _may_not_approve(version, user)}
 
 
 def _may_not_approve(version: ModelVersion, user: User) -> str | None:
@@ -365,12 +345,30 @@ def _may_not_approve(version: ModelVersion, user: User) -> str | None:
 
 def _examining(version: ModelVersion, found: Report | None) -> str:
     if found is None:
-        return ""
+        return f"{version} is started on its own and examined."
     if version.stage == Stage.AWAITING_APPROVAL:
         return (
             f"The report with {version.score:g} points is replaced; until the new one is there, nobody can approve it."
         )
     return f"{version} is started on its own and examined anew; the report below is replaced."
+
+
+def _for_environment(found: Report | None) -> Choice | None:
+    """Whose policy it is judged by; first that of the newest examination."""
+    names = hooks.environments()
+    if not names:
+        return None
+    options = [("", "all environments (the general one)"), *((name, name) for name in names)]
+    return Choice("environment", "Judged by the policy of", options, found.run.environment if found else "")
+
+
+def _suspending(version: ModelVersion) -> str:
+    use = hooks.use_of(version)
+    return (
+        f"Its approval is taken back: {version} may be deployed again only when it was examined and approved anew, for "
+        "another environment or by another policy, say. Rollouts that are under way with it turn back. Where it is the "
+        f"stable version it goes on serving, until a rollback or another version replaces it.{f' {use}' if use else ''}"
+    )
 
 
 def _approving(version: ModelVersion) -> str:

@@ -12,7 +12,7 @@ from deploypipe.core import audit, events, roles
 from deploypipe.core.errors import ConcurrentChange, Conflict, FourEyes, Invalid
 from registry import policies
 from registry.events import PolicyChanged
-from registry.lifecycle import Stage
+from registry.lifecycle import DECIDED
 from registry.models import ModelVersion, QAPolicy, RegisteredModel
 from registry.qa import policy_values
 from registry.qa.catalogue import all_checks
@@ -21,8 +21,6 @@ from registry.qa.policy_values import Change
 
 if TYPE_CHECKING:
     from django.contrib.auth.models import User
-
-UNDECIDED = (Stage.REGISTERED, Stage.EXAMINING, Stage.AWAITING_APPROVAL, Stage.BLOCKED)
 
 
 @dataclass(frozen=True)
@@ -161,7 +159,7 @@ def unusable(error: ConfigError) -> Invalid:
 
 
 def _not_of_own_version(model: RegisteredModel | None, actor: User) -> None:
-    own = ModelVersion.objects.select_related("model").filter(registered_by=actor, stage__in=UNDECIDED)
+    own = ModelVersion.objects.select_related("model").filter(registered_by=actor).exclude(stage__in=DECIDED)
     if version := (own.filter(model=model) if model else own).order_by("-pk").first():
         raise FourEyes(
             f"You registered {version}, which is {version.stage.replace('_', ' ')}: "

@@ -10,12 +10,11 @@ from django.http import HttpResponse
 from django.shortcuts import get_object_or_404
 from rest_framework import generics
 from rest_framework.parsers import BaseParser, MultiPartParser
-from rest_framework.renderers import JSONRenderer
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from deploypipe.core.api import MayView, person, read
+from deploypipe.core.api import FileView, MayView, person, read
 from deploypipe.core.errors import Invalid
 from registry import policies, policy_actions
 from registry.models import QAPolicy, RegisteredModel
@@ -98,23 +97,14 @@ class PolicyRestore(APIView):
         return answered(policy_actions.restore(policy, actor=person(request), **given))
 
 
-class _YamlAnswer(APIView):
-    """Answers in YAML whatever is asked for; refusals in the API's one shape."""
-
-    permission_classes = [MayView]
-
-    def perform_content_negotiation(self, request: Request, force: bool = False) -> tuple[Any, str]:
-        return JSONRenderer(), JSONRenderer.media_type
-
-
-class PolicyExport(_YamlAnswer):
+class PolicyExport(FileView):
     """All that holds for `?model=` in `?environment=`, as one file."""
 
     def get(self, request: Request) -> HttpResponse:
         return file_of_effective(policies.effective(*policies.asked_for(request.query_params)))
 
 
-class PolicyOwnExport(_YamlAnswer):
+class PolicyOwnExport(FileView):
     """What one number says itself, as it was imported."""
 
     def get(self, request: Request, pk: int) -> HttpResponse:
@@ -166,6 +156,9 @@ def _file(request: Request) -> bytes:
     body: object = request.data
     if isinstance(body, bytes):
         return body
+    # A part like dry_run that is passed over would set what was only to be looked at.
+    if others := sorted(set(request.data) - {"file"}):
+        raise Invalid("Unknown part.", fields=dict.fromkeys(others, "give it in the address: ?model=&dry_run=true"))
     file = request.FILES.get("file")
     if file is None:
         raise Invalid("There is no file.", fields={"file": "send the YAML as the body, or as a part named file"})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlencode
@@ -54,8 +54,9 @@ UNITS: Mapping[str, str] = {
 }
 GROUPS: tuple[tuple[str, str], ...] = (
     ("weights.", "What a category counts"),
-    ("advisory.", "Categories that cost points but do not block"),
+    ("advisory.", "Categories that only cost points"),
     ("load.", "The load"),
+    ("parameters.", "Parameters of checks"),
 )
 GENERAL = "Limits and demands"
 
@@ -119,15 +120,27 @@ def choices() -> dict[str, Any]:
 
 def groups(found: Effective) -> list[Group]:
     """What holds besides the parameters of checks, with the origin of each value."""
-    units = dict(_units(policy_values.shape(all_checks()), ""))
-    rows: dict[str, list[Row]] = {}
-    for name, value in found.resolved.values.items():
-        if not name.startswith("parameters."):
-            title = next((title for prefix, title in GROUPS if name.startswith(prefix)), GENERAL)
-            row = Row(name, label(name), shown(value), units.get(name, ""), found.origin(name))
-            rows.setdefault(title, []).append(row)
+    values = [(name, value) for name, value in found.resolved.values.items() if not name.startswith("parameters.")]
+    return _grouped(_rows(values, found.origin))
+
+
+def of_policy(values: policy_values.Values) -> list[Group]:
+    """All of a policy that an examination keeps, as it judged by it."""
+    return _grouped(_rows(policy_values.settings(values), lambda name: None))
+
+
+def _grouped(rows: Iterable[Row]) -> list[Group]:
+    by_title: dict[str, list[Row]] = {}
+    for row in rows:
+        title = next((title for prefix, title in GROUPS if row.name.startswith(prefix)), GENERAL)
+        by_title.setdefault(title, []).append(row)
     order = [GENERAL, *(title for _, title in GROUPS)]
-    return [Group(title, rows[title]) for title in order if title in rows]
+    return [Group(title, by_title[title]) for title in order if title in by_title]
+
+
+def _rows(values: Iterable[tuple[str, object]], origin: Callable[[str], QAPolicy | None]) -> list[Row]:
+    units = dict(_units(policy_values.shape(all_checks()), ""))
+    return [Row(name, label(name), shown(value), units.get(name, ""), origin(name)) for name, value in values]
 
 
 def parameters(found: Effective) -> list[Group]:
@@ -158,7 +171,14 @@ def label(name: str) -> str:
         return known
     part, _, rest = name.partition(".")
     check, _, word = rest.rpartition(".")
-    return f"{readable(word)} of {check}" if part == "parameters" else readable(rest or part)
+    match part:
+        case "parameters":
+            return f"{readable(word)} of {check}"
+        case "weights":
+            return f"Weight of {readable(rest).lower()}"
+        case "advisory":
+            return f"{readable(rest)} never blocks"
+    return readable(rest or part)
 
 
 def shown(value: object) -> str:
@@ -175,9 +195,7 @@ def shown(value: object) -> str:
 
 def own_rows(policy: QAPolicy) -> list[Row]:
     """What one number says itself."""
-    units = dict(_units(policy_values.shape(all_checks()), ""))
-    said = policy_values.settings(policy.values)
-    return [Row(name, label(name), shown(value), units.get(name, ""), policy) for name, value in said]
+    return _rows(policy_values.settings(policy.values), lambda name: policy)
 
 
 def told(changes: Iterable[Change], not_said: str = "as inherited") -> list[dict[str, str]]:

@@ -11,10 +11,10 @@ from django.urls import reverse
 
 from deploypipe.core import roles
 from deploypipe.core.errors import DomainError, Forbidden
-from deploypipe.core.pages import Request, Verb, Verbs, answer, curl, form_page, page, paged, verb
+from deploypipe.core.pages import Request, Verb, Verbs, answer, curl, explain, form_page, page, paged, verb
 from deploypipe.core.pages import history as history_of
 from registry import policies, policy_actions, policy_files, policy_pages
-from registry.forms import PolicyForm, PolicyRestoreForm
+from registry.forms import PolicyForm, PolicyRestoreForm, said
 from registry.models import QAPolicy
 from registry.policy_pages import Scope
 from registry.qa.pipeline_config import Config, ConfigError, to_yaml
@@ -83,11 +83,11 @@ def _set(request: Request, asked: Scope, current: QAPolicy | None) -> HttpRespon
     except Forbidden:
         raise
     except DomainError as error:
-        shown.add_error(None, error.message)
+        explain(shown, error)
         return _edit_page(request, asked, current, shown, status=error.status)
     name = str(saved.policy)
-    said = f"{name[0].upper()}{name[1:]} holds now." if saved.is_new else "Nothing was changed: it says so already."
-    messages.success(request, said)
+    outcome = f"{name[0].upper()}{name[1:]} holds now." if saved.is_new else "Nothing was changed: it says so already."
+    messages.success(request, outcome)
     return redirect("policy-detail", saved.policy.pk)
 
 
@@ -157,6 +157,7 @@ def _verbs(request: Request, policy: QAPolicy, newest: int) -> Verbs:
                 reason="optional",
                 reason_name="note",
                 reason_label="Note (optional)",
+                seen=newest,
                 disabled=roles.refusal(request.user, "registry.set_policy"),
             )
         ]
@@ -165,9 +166,7 @@ def _verbs(request: Request, policy: QAPolicy, newest: int) -> Verbs:
 
 @verb
 def policy_restore(request: Request, pk: int) -> HttpResponse:
-    form = PolicyRestoreForm(request.POST)
-    note = form.cleaned_data["note"] if form.is_valid() else ""
-    saved = policy_actions.restore(_policy(pk), actor=request.user, note=note)
+    saved = policy_actions.restore(_policy(pk), actor=request.user, **said(PolicyRestoreForm(request.POST)))
     messages.success(request, f"Number {saved.policy.number} holds now.")
     return redirect("policy-detail", saved.policy.pk)
 

@@ -25,14 +25,17 @@ from deploypipe.core import audit, events
 from deploypipe.core.errors import ConcurrentChange
 from deploypipe.core.plain import text
 from deploypipe.core.secrets import hide
-from registry import artifacts, hooks, scoring
+from registry import artifacts, hooks
 from registry.events import QAProgressed, VersionChanged
 from registry.lifecycle import RunStatus
 from registry.models import QAResult, QARun
 from registry.qa.base import Check, Context
 from registry.qa.catalogue import all_checks
 from registry.qa.policy import Policy
-from registry.qa.runner import Result, StartServer, examine, to_scored
+from registry.qa.runner import Result, StartServer, examine
+from registry.qa.warming import warm_up
+from registry.report import scored
+from registry.scoring import needs_override
 
 logger = logging.getLogger(__name__)
 
@@ -154,6 +157,7 @@ def _examine(run: QARun) -> list[Result]:
         on_start=lambda check: _begin(run, check),
         start_server=start_server,
         start_live=start_live,
+        warm_up=warm_up,
     )
     return [_shown(result) for result in results]
 
@@ -208,7 +212,7 @@ def _keep(run: QARun, result: Result) -> None:
 @transaction.atomic
 def _finish(run: QARun, results: list[Result]) -> None:
     policy = Policy.from_json(run.policy)
-    found = scoring.score([to_scored(result) for result in results], policy.weights)
+    found = scored(results, policy)
     run.advance(
         "finish",
         where={"attempt": run.attempt},
@@ -226,7 +230,7 @@ def _finish(run: QARun, results: list[Result]) -> None:
         "block" if found.blocked else "qualify",
         score=found.points,
         band=found.band,
-        needs_override=found.band is scoring.Band.CAUTION or found.points < policy.minimum_score,
+        needs_override=needs_override(found.points, policy.minimum_score),
         qa_sentence=found.sentence,
     )
     audit.record(

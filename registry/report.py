@@ -10,11 +10,12 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+from deploypipe.core.plain import plain
 from deploypipe.core.status import readable
 from registry.qa.base import Finding, Severity
 from registry.qa.policy import Policy
 from registry.qa.runner import Result, to_scored
-from registry.scoring import Score, Status, score
+from registry.scoring import Score, Status, needs_override, score
 
 SCHEMA_VERSION = 1
 DIGEST_CHECK = "compatibility.digest"
@@ -53,16 +54,8 @@ class Examination:
 
     @property
     def approved(self) -> bool:
-        """The machine's verdict. A person's approval is another matter."""
-        return not self.score.blocked and self.score.points >= self.minimum_score
-
-    @property
-    def verdict(self) -> str:
-        """The score's sentence, and what the policy adds to it."""
-        sentence = self.score.sentence
-        if not self.score.blocked and not self.approved:
-            sentence += f" The policy asks for at least {self.minimum_score:g}."
-        return sentence
+        """The machine's verdict: no override is needed. A person's approval is another matter."""
+        return not self.score.blocked and not needs_override(self.score.points, self.minimum_score)
 
     @property
     def categories(self) -> list[Category]:
@@ -115,7 +108,7 @@ class Category:
 
 
 def scored(results: Sequence[Result], policy: Policy) -> Score:
-    return score([to_scored(result) for result in results], policy.weights)
+    return score([to_scored(result) for result in results], policy.weights, policy.minimum_score)
 
 
 def digest_found(results: Sequence[Result]) -> str:
@@ -134,7 +127,7 @@ def measured(value: float | None, unit: str) -> str:
 def to_json(examination: Examination) -> dict[str, Any]:
     found = examination.score
     timestamp = examination.at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    report: dict[str, Any] = {
+    whole = {
         "schema_version": SCHEMA_VERSION,
         "qa_report": {
             "model_name": examination.model_name,
@@ -146,7 +139,7 @@ def to_json(examination: Examination) -> dict[str, Any]:
             "minimum_score": examination.minimum_score,
             "band": found.band.value,
             "blocked": found.blocked,
-            "sentence": examination.verdict,
+            "sentence": examination.score.sentence,
             "lost": [{"check": loss.name, "label": loss.label, "points": loss.points} for loss in found.lost],
             "engine": examination.engine,
             "endpoint": examination.endpoint,
@@ -163,7 +156,7 @@ def to_json(examination: Examination) -> dict[str, Any]:
         "policy": dict(examination.policy),
         "policy_sources": list(examination.policy_sources),
     }
-    report = json.loads(json.dumps(report))  # tuples become lists: what is hashed is what is read again
+    report: dict[str, Any] = plain(whole)  # what is hashed is what is read again
     report["qa_report"]["deployment_hash"] = deployment_hash(report)
     return report
 
@@ -196,10 +189,7 @@ def deployment_hash(report: Mapping[str, Any]) -> str:
 
 def _category_json(category: Category, examination: Examination, timestamp: str) -> dict[str, Any]:
     lost = {loss.name: loss.points for loss in examination.score.lost}
-    # One word a check, as a reader of the mission's report expects it: "sampling_params": "passed".
-    words = {result.name.partition(".")[2]: _word(result) for result in category.results}
     told: dict[str, Any] = {
-        **words,
         "test_name": category.name,
         "model_name": examination.model_name,
         "timestamp": timestamp,
@@ -211,7 +201,9 @@ def _category_json(category: Category, examination: Examination, timestamp: str)
     }
     if category.status in (Status.FAILED, Status.ERROR):
         told["error"] = category.results[0].outcome.reason
-    return told
+    # One word a check, as a reader of the mission's report expects it: "sampling_params": "passed".
+    words = {result.name.partition(".")[2]: _word(result) for result in category.results}
+    return {**{name: word for name, word in words.items() if name not in (*told, "error")}, **told}
 
 
 def _word(result: Result) -> str:

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Any
 
 from django.http import HttpResponse
 from django.shortcuts import get_object_or_404
-from rest_framework.negotiation import BaseContentNegotiation
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from deploypipe.core.api import MayView
+from deploypipe.core.api import FileView, MayView
 from deploypipe.core.errors import Conflict
 from registry import examinations
 from registry.report import Examination, to_json
@@ -28,21 +26,9 @@ class RunDetail(APIView):
         return Response(QARunOut(get_object_or_404(examinations.with_results(), pk=pk)).data)
 
 
-class _AsItIs(BaseContentNegotiation):
-    """The address says what comes; errors are JSON all the same."""
+class _Report(FileView):
+    """409 until the examination has ended with a verdict."""
 
-    def select_parser(self, request: Request, parsers: Any) -> Any:
-        return parsers[0]
-
-    def select_renderer(self, request: Request, renderers: Any, format_suffix: str | None = None) -> Any:
-        return renderers[0], renderers[0].media_type
-
-
-class _Report(APIView):
-    """A file to keep. 409 until the examination has ended with a verdict."""
-
-    permission_classes = [MayView]
-    content_negotiation_class = _AsItIs
     content_type: str
     suffix: str
 

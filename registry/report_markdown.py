@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 from datetime import UTC
 
+from deploypipe.core import plain
 from registry.qa.runner import Result
 from registry.report import Category, Examination, measured
 from registry.scoring import Status
@@ -21,6 +22,8 @@ UNMET = (Status.FAILED, Status.ERROR, Status.NOT_CHECKED)
 LONGEST = 500
 MOST_DETAILS = 60_000
 """Characters; a comment on a pull request may have 65,536."""
+MOST_LISTED = 20_000
+"""Characters of one list, so that two of them and the rest stay below that."""
 _SPECIAL = re.compile(r"[\\`*_{}\[\]|~#$!]")
 _HTML = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
 
@@ -30,7 +33,7 @@ def markdown(examination: Examination) -> str:
     head = [
         f"## {'✅' if approved else '❌'} {escape(examination.model_name)}: "
         f"{'approved' if approved else 'not approved'}",
-        escape(examination.verdict),
+        escape(examination.score.sentence),
         *_left_out(examination),
         _categories(examination.categories),
     ]
@@ -45,12 +48,12 @@ def markdown(examination: Examination) -> str:
 
 def escape(text: str) -> str:
     """Plain words, wherever in a line they stand: no markup, no HTML, no table cell's end, nobody is mentioned."""
-    flat = " ".join(text.split())
+    flat = " ".join(plain.text(text).split())
     flat = flat if len(flat) <= LONGEST else f"{flat[: LONGEST - 1]}…"
     flat = re.sub("[&<>]", lambda found: _HTML[found[0]], flat)
     flat = _SPECIAL.sub(lambda found: f"\\{found[0]}", flat)
-    # A mention or a link to another issue begins where such a sign meets a word.
-    return re.sub(r"(@|://)(?=\w)", "\\1\N{WORD JOINER}", flat)
+    # A mention or a link begins where such a sign meets a word; a backslash before it does not stop that.
+    return re.sub(r"(@|#|://|\bwww\.)(?=\w)", "\\1\N{WORD JOINER}", flat, flags=re.IGNORECASE)
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]], right: int = 0) -> str:
@@ -66,12 +69,12 @@ def _categories(categories: Sequence[Category]) -> str:
             MARKS[category.status],
             _counted(category),
             "–" if category.points is None else f"{category.points:.0f}",
-            f"{category.weight:g} %",
+            f"{category.share:.3g} %" if category.share else "–",
             f"−{category.lost:.1f}" if category.lost else "0",
         )
         for category in categories
     )
-    return _table(("Category", "Outcome", "Checks", "Score", "Weight", "Points lost"), rows, right=3)
+    return _table(("Category", "Outcome", "Checks", "Score", "Share", "Points lost"), rows, right=3)
 
 
 def _counted(category: Category) -> str:
@@ -96,7 +99,19 @@ def _unmet(examination: Examination) -> list[str]:
     lines = (
         f"- **{escape(r.label)}** ({_said(r)}{_cost(lost.get(r.name, 0.0))}): {escape(r.outcome.reason)}" for r in unmet
     )
-    return ["### What did not pass", "\n".join(lines)]
+    return ["### What did not pass", _listed(lines)]
+
+
+def _listed(lines: Iterable[str]) -> str:
+    shown: list[str] = []
+    more = length = 0
+    for line in lines:
+        length += len(line)
+        if length > MOST_LISTED:
+            more += 1
+        else:
+            shown.append(line)
+    return "\n".join([*shown, f"- and {more} more, which are in the JSON report"] if more else shown)
 
 
 def _said(result: Result) -> str:
@@ -112,7 +127,7 @@ def _findings(examination: Examination) -> list[str]:
     if not found:
         return []
     lines = (f"- **{f.severity.value}**: {escape(f.sentence)} *{escape(f.action)}*" for f, _ in found)
-    return ["### Findings", "\n".join(lines)]
+    return ["### Findings", _listed(lines)]
 
 
 def _details(examination: Examination) -> list[str]:

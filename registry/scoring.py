@@ -70,10 +70,14 @@ class Score:
 
 
 MOST_NAMED = 5
+MINIMUM_SCORE = 80.0
+"""What the product asks for where no policy says otherwise."""
 UNMET = (Status.FAILED, Status.ERROR, Status.NOT_CHECKED)
 
 
-def score(results: Sequence[Scored], weights: Mapping[str, float] = CATEGORY_WEIGHTS) -> Score:
+def score(
+    results: Sequence[Scored], weights: Mapping[str, float] = CATEGORY_WEIGHTS, minimum_score: float = MINIMUM_SCORE
+) -> Score:
     """Only `passed` scores. Weights of not applicable checks and categories are shared among the rest.
 
     A required check that did not pass (failed, error or not checked) blocks whatever the points are. A category that
@@ -88,7 +92,7 @@ def score(results: Sequence[Scored], weights: Mapping[str, float] = CATEGORY_WEI
     stops = [r for r in results if r.required and r.status in UNMET]
     blocked = bool(stops) or band is Band.POOR or not shares
     lost = _lost(results, shares, round(1000 - 10 * points)) if shares else ()
-    sentence = _blocked_sentence(stops) if stops else _sentence(points, band, lost, bool(shares))
+    sentence = _blocked_sentence(stops) if stops else _sentence(points, band, lost, bool(shares), minimum_score)
     return Score(points, band, blocked, sentence, categories, lost)
 
 
@@ -100,6 +104,11 @@ def band_of(points: float) -> Band:
     if points >= 65:
         return Band.CAUTION
     return Band.POOR
+
+
+def needs_override(points: float, minimum_score: float) -> bool:
+    """Nothing blocks, and yet it is too low to be approved as it is."""
+    return points < minimum_score or band_of(points) is Band.CAUTION
 
 
 def _counted(results: Sequence[Scored]) -> list[Scored]:
@@ -144,7 +153,7 @@ def _blocked_sentence(stops: Sequence[Scored]) -> str:
     return f"Blocked: {first.reason}{also}"
 
 
-def _sentence(points: float, band: Band, lost: Sequence[Loss], counts: bool) -> str:
+def _sentence(points: float, band: Band, lost: Sequence[Loss], counts: bool, minimum_score: float) -> str:
     if not counts:
         return "Blocked: nothing that counts could be looked at, so there is no score."
     meaning = {
@@ -153,6 +162,11 @@ def _sentence(points: float, band: Band, lost: Sequence[Loss], counts: bool) -> 
         Band.CAUTION: "only an approver's override with a reason lets it through",
         Band.POOR: "blocked: below 65",
     }[band]
+    if band in (Band.GOOD, Band.EXCELLENT) and points < minimum_score:
+        meaning = (
+            f"less than the {minimum_score:g} that the policy asks for; only an approver's override with a reason lets "
+            "it through"
+        )
     cost = f" Points were lost on: {_named(lost)}." if lost else ""
     return f"{points:g} of 100 ({band.value}): {meaning}.{cost}"
 

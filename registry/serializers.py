@@ -95,6 +95,15 @@ class DecisionIn(serializers.Serializer[Any]):
     seen_run = serializers.IntegerField(required=False, allow_null=True, default=None)
 
 
+class ReasonIn(serializers.Serializer[Any]):
+    reason = serializers.CharField(required=False, allow_blank=True, default="", max_length=5000)
+
+
+class TagIn(serializers.Serializer[Any]):
+    key = serializers.CharField()
+    value = serializers.CharField(required=False, allow_blank=True, default="")
+
+
 class PolicyIn(serializers.Serializer[Any]):
     model = serializers.CharField(required=False, allow_blank=True, default="", max_length=40)
     environment = serializers.CharField(required=False, allow_blank=True, default="", max_length=40)

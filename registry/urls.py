@@ -13,6 +13,7 @@ urlpatterns = [
     path("versions/<int:pk>/examine/", views.examine, name="version-examine"),
     path("versions/<int:pk>/approve/", views.approve, name="version-approve"),
     path("versions/<int:pk>/refuse/", views.refuse, name="version-refuse"),
+    path("versions/<int:pk>/suspend/", views.suspend, name="version-suspend"),
     path("policies/", policy_views.policy_list, name="policy-list"),
     path("policies/edit/", policy_views.policy_edit, name="policy-edit"),
     path("policies/export/", policy_views.policy_export, name="policy-export"),

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from django.contrib import messages
 from django.http import HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 
-from deploypipe.core.errors import Invalid
 from deploypipe.core.pages import Request, answer, curl, page, paged, verb
 from registry import actions, charts, examinations, pages
-from registry.forms import DecisionForm
+from registry.forms import DecisionForm, ExamineForm, SuspendForm, said
 from registry.models import RegisteredModel
 
 
@@ -53,32 +50,31 @@ def examination(request: Request, pk: int) -> HttpResponse:
 
 @verb
 def examine(request: Request, pk: int) -> HttpResponse:
-    version = pages.version(pk)
-    actions.examine(version, actor=request.user)
-    messages.success(request, f"The examination of {version} is asked for.")
+    version, environment = pages.version(pk), said(ExamineForm(request.POST))["environment"]
+    actions.examine(version, actor=request.user, environment=environment)
+    messages.success(request, f"The examination of {version}{f' for {environment}' * bool(environment)} is asked for.")
     return redirect("version-detail", pk)
 
 
 @verb
 def approve(request: Request, pk: int) -> HttpResponse:
-    version, said = pages.version(pk), _decision(request)
-    actions.approve(
-        version, actor=request.user, note=said["note"], override=said["override"], seen_run=said["seen_run"]
-    )
+    version = pages.version(pk)
+    actions.approve(version, actor=request.user, **said(DecisionForm(request.POST)))
     messages.success(request, f"{version} is approved.")
     return redirect("version-detail", pk)
 
 
 @verb
 def refuse(request: Request, pk: int) -> HttpResponse:
-    version, said = pages.version(pk), _decision(request)
-    actions.refuse(version, actor=request.user, note=said["note"], seen_run=said["seen_run"])
+    version, decision = pages.version(pk), said(DecisionForm(request.POST))
+    actions.refuse(version, actor=request.user, note=decision["note"], seen_run=decision["seen_run"])
     messages.success(request, f"{version} is refused.")
     return redirect("version-detail", pk)
 
 
-def _decision(request: Request) -> dict[str, Any]:
-    form = DecisionForm(request.POST)
-    if not form.is_valid():
-        raise Invalid("The decision was not understood.", fields={k: str(v[0]) for k, v in form.errors.items()})
-    return form.cleaned_data
+@verb
+def suspend(request: Request, pk: int) -> HttpResponse:
+    version = pages.version(pk)
+    actions.suspend(version, actor=request.user, **said(SuspendForm(request.POST)))
+    messages.success(request, f"{version} is suspended.")
+    return redirect("version-detail", pk)

@@ -10,7 +10,6 @@ from contextlib import AbstractContextManager, contextmanager
 from django.conf import settings
 
 from deploypipe.core.errors import TargetError
-from registry.engines import EngineClient
 from registry.models import ModelVersion, QARun
 from registry.qa.base import Hardware, RunningServer
 from rollouts.backends import targets
@@ -54,10 +53,7 @@ def _serving(version: ModelVersion, name: str) -> Iterator[RunningServer]:
     try:
         target.restart(spec_of(version, name))
         seen = _wait_ready(target, name)
-        server = RunningServer(f"http://{seen.address}", version.model.name, settings.ENGINE_API_KEY, seen.pid)
-        with EngineClient(server.base_url, server.api_key) as client:
-            client.warm_up(server.model)
-        yield server
+        yield RunningServer(f"http://{seen.address}", version.model.name, settings.ENGINE_API_KEY, seen.pid)
     finally:
         try:
             target.stop(name)

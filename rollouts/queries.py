@@ -68,13 +68,12 @@ def examined_elsewhere(version: ModelVersion, environment: Environment) -> str:
     if not differing:
         return ""
     where = f"for {run.environment}" if run.environment else "by the general policy"
-    first = (
-        f"It is {version.stage} already, so that has to be taken back first." if version.stage == Stage.APPROVED else ""
-    )
+    what = "suspend it, examine it" if version.stage == Stage.APPROVED else "examine it"
+    then = ", and approve it anew" if version.stage == Stage.APPROVED else ""
     return (
         f"{version} was examined {where}, and {environment} asks for something else ({_said(differing)}): "
-        f"examine it for {environment}. {first}"
-    ).strip()
+        f"{what} for {environment}{then}."
+    )
 
 
 def _said(differing: list[Change]) -> str:

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from django.conf import settings
 
 from deploypipe.core.errors import RouterError
+from registry.engines import ENGINES
 from rollouts.backends import routers
 from rollouts.models import Deployment, Desired, Environment, Route
 from rollouts.targets.base import Phase
@@ -42,8 +43,13 @@ def _table(route: Route, running: list[Deployment]) -> RouteTable:
     shares = _shares(route, ready) or _shares(route, {deployment.pk for deployment in running})
     order = {route.candidate_id: 0, route.stable_id: 1}
     running = sorted(running, key=lambda deployment: order.get(deployment.pk, 2))
-    backends = tuple(Backend(d.name, d.address, shares.get(d.pk, 0)) for d in running)
+    backends = tuple(Backend(d.name, d.address, shares.get(d.pk, 0), _keeps_connections(d)) for d in running)
     return RouteTable(route.environment.name, route.model.name, backends if shares else (), route.salt)
+
+
+def _keeps_connections(deployment: Deployment) -> bool:
+    engine = ENGINES.get(deployment.version.engine)  # None: one that is no longer there must not stop the traffic
+    return engine is None or engine.keeps_connections
 
 
 def _shares(route: Route, reachable: set[int]) -> dict[int, int]:

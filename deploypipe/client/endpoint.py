@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 import psutil
 
 from deploypipe.client.problems import CannotExamine
+from deploypipe.core import plain
 from deploypipe.core.errors import EngineError
 from registry.engines import ENGINES, EngineClient
 from registry.qa.base import RunningServer
@@ -52,7 +53,7 @@ def found(url: str, key: str, model: str, *, option: str = "--model", key_from: 
             engine = _engine(client, listed)
     except EngineError as error:
         raise CannotExamine(error.message) from error
-    names = [name for name in (str(one.get("id", "")) for one in listed) if name]
+    names = [name for name in (plain.text(str(one.get("id", ""))) for one in listed) if name]
     return RunningServer(url, model or _only(names, url, option), key, _pid(url)), engine
 
 
@@ -101,7 +102,7 @@ def _models(client: EngineClient, url: str, key: str, model: str, option: str, k
 def _only(names: list[str], url: str, option: str) -> str:
     if len(names) == 1:
         return names[0]
-    which = ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
+    which = ", ".join(map(_cut, names[:10])) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
     raise CannotExamine(f"{url} serves {which or 'no model'}: name one with {option}.")
 
 
@@ -144,4 +145,8 @@ def _pid(url: str) -> int | None:
 
 
 def _shown(text: str) -> str:
-    return repr(text if len(text) <= 200 else f"{text[:199]}…")
+    return repr(_cut(text))
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= 200 else f"{text[:199]}…"

@@ -11,14 +11,14 @@ import shlex
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
-from typing import Any, Never
+from typing import Any, Never, TextIO
 
 import psutil
 
@@ -32,12 +32,16 @@ from registry.engines import ENGINES
 from registry.qa import catalogue
 from registry.qa.base import Check, Context, Hardware, Outcome, RunningServer
 from registry.qa.pipeline_config import ConfigError, load_policy
+from registry.qa.places import LARGEST
 from registry.qa.policy import Policy
-from registry.qa.runner import HIDDEN, Result, examine
+from registry.qa.runner import Result, examine
+from registry.qa.warming import warm_up
 from registry.report_markdown import markdown
 from rollouts.targets import machine
 
 KEY_VARIABLE = "DEPLOYPIPE_API_KEY"
+MOST_GPUS = 1024
+LARGEST_MANIFEST = 64 * 2**20
 DESCRIPTION = """\
 Examine a running model server with the checks of the quality gate, and write a report.
 Nothing is stored elsewhere; no deploypipe server and no database is needed.
@@ -48,7 +52,7 @@ or the one that --api-key-env names); it is never given on the command line.
 Checks of your own: DEPLOYPIPE_APPS=my_package reads my_package/qa_checks.py.
 
 exit codes:
-  0    approved: nothing blocks, and the score reaches the policy's minimum_score
+  0    approved: nothing blocks, and the score reaches 80 and the policy's minimum_score
   1    not approved; the report says why
   2    could not examine: wrong arguments, no server, no model, a wrong policy file
   130  interrupted; no report is written
@@ -84,7 +88,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     place.add_argument(
         "--memory-gb", type=_positive, metavar="GB", help="memory of the machine or container, 10^9 bytes"
     )
-    place.add_argument("--gpus", type=int, choices=range(1025), metavar="N", help="how many of them")
+    place.add_argument("--gpus", type=_count, metavar="N", help="how many of them")
     place.add_argument("--gpu-memory-gb", type=_positive, metavar="GB", help="memory of one of them, 10^9 bytes")
     place.add_argument("--compute-capability", type=_positive, metavar="X.Y", help="CUDA's, as 8.9")
     by = parser.add_argument_group("what it is judged by")
@@ -119,6 +123,15 @@ def _positive(text: str) -> float:
 _positive.__name__ = "number above 0"  # argparse says "invalid … value"
 
 
+def _count(text: str) -> int:
+    if not 0 <= int(text) <= MOST_GPUS:
+        raise ValueError(text)
+    return int(text)
+
+
+_count.__name__ = f"number from 0 to {MOST_GPUS}"
+
+
 class _KeyOnTheCommandLine(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, *rest: Any, **more: Any) -> Never:
         parser.error(f"everybody on the machine could read a key given here: put it into {KEY_VARIABLE}")
@@ -138,6 +151,13 @@ def run(options: argparse.Namespace) -> Exit:
     except KeyboardInterrupt:
         told.gave_up("Interrupted; no report was written.")
         return Exit.INTERRUPTED
+    except BrokenPipeError:
+        _silenced(sys.stdout)
+        return Exit.COULD_NOT_EXAMINE
+    except Exception:  # Python would leave with 1, which says "not approved"
+        traceback.print_exc()
+        told.gave_up("This is a fault of deploypipe itself; it says nothing of the server.")
+        return Exit.COULD_NOT_EXAMINE
     finally:
         signal.signal(signal.SIGTERM, before)
         _end(_children() - others)
@@ -175,25 +195,17 @@ class Order:
     left_out: Mapping[str, str]
     """Name of a check → the option that leaves it out."""
     policy_file: str
-    secrets: tuple[str, ...] = ()
 
 
 def _checks() -> list[type[Check]]:
+    apps = env.words("APPS", "")
+    if apps and os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # as `python -m deploypipe` has it; the installed script has not
     try:
-        apps = env.words("APPS", "")
-        if apps and os.getcwd() not in sys.path:
-            sys.path.append(os.getcwd())  # as `python -m deploypipe` has it; the installed script has not
-        for app in apps:
-            if find_spec(app) is None:
-                raise CannotExamine(f"DEPLOYPIPE_APPS names {app!r}, which cannot be imported from here.")
         catalogue.discover(apps)
-        return catalogue.all_checks()
-    except CannotExamine:
-        raise
     except catalogue.CheckFileError as error:
-        raise CannotExamine(str(error)) from error
-    except Exception as error:  # code of others, which may raise anything
-        raise CannotExamine(f"The checks of DEPLOYPIPE_APPS cannot be read: {type(error).__name__}: {error}") from error
+        raise CannotExamine(f"DEPLOYPIPE_APPS: {error}") from error
+    return catalogue.all_checks()
 
 
 def _order(options: argparse.Namespace, checks: Sequence[type[Check]]) -> Order:
@@ -269,7 +281,7 @@ def _manifest(options: argparse.Namespace) -> artifacts.Manifest | None:
     if not options.artifact:
         raise CannotExamine("--manifest lists files that --artifact must name, too.")
     try:
-        return artifacts.parse(json.loads(_read("--manifest", options.manifest)))
+        return artifacts.parse(json.loads(_read("--manifest", options.manifest, LARGEST_MANIFEST)))
     except (ValueError, RecursionError) as error:
         raise CannotExamine(f"--manifest {options.manifest}: {error}.") from error
 
@@ -278,17 +290,21 @@ def _policy(file: str | None, checks: Sequence[type[Check]]) -> Policy:
     if not file:
         return Policy()
     try:
-        return load_policy(_read("--policy", file), checks)
+        return load_policy(_read("--policy", file, LARGEST), checks)
     except ConfigError as error:
         problems = "\n".join(f"  {line}" for line in str(error).splitlines())
         raise CannotExamine(f"--policy {file} cannot be used:\n{problems}") from error
 
 
-def _read(option: str, file: str) -> bytes:
+def _read(option: str, file: str, most: int) -> bytes:
     try:
-        return Path(file).read_bytes()
+        with Path(file).open("rb") as opened:
+            found = opened.read(most + 1)
     except (OSError, ValueError) as error:
         raise CannotExamine(f"{option} {file} cannot be read: {getattr(error, 'strerror', None) or error}.") from error
+    if len(found) > most:
+        raise CannotExamine(f"{option} {file} is longer than {most:,} bytes: is it the right file?")
+    return found
 
 
 # --- Servers ----------------------------------------------------------------------------------------------------------
@@ -299,11 +315,9 @@ def _with_servers(order: Order, options: argparse.Namespace) -> Order:
     server, engine = endpoint.found(endpoint.address(options.endpoint), key, options.model, key_from=key_from)
     hardware = _hardware(options, machine.measured() if endpoint.is_here(server.base_url) else None)
     context = replace(order.context, server=server, engine=options.engine or engine, hardware=hardware)
-    secrets = [key]
     if options.baseline:
-        live = _baseline(options, server, key, key_from)
-        context, secrets = replace(context, live=live), [key, live.api_key]
-    return replace(order, context=context, secrets=tuple(secret for secret in secrets if secret))
+        context = replace(context, live=_baseline(options, server, key, key_from))
+    return replace(order, context=context)
 
 
 def _hardware(options: argparse.Namespace, measured: Hardware | None) -> Hardware | None:
@@ -334,11 +348,14 @@ def _key(variable: str | None) -> tuple[str, str]:
         key = os.environ.get(variable, "").strip()
         if not key:
             raise CannotExamine(f"The environment variable {variable} is not set; it should hold the API key.")
-        return key, variable
-    try:
-        return env.secret("API_KEY").strip(), KEY_VARIABLE
-    except env.WrongValue as error:
-        raise CannotExamine(str(error)) from error
+    else:
+        try:
+            key = env.secret("API_KEY").strip()
+        except env.WrongValue as error:
+            raise CannotExamine(str(error)) from error
+    if not (key.isascii() and key.isprintable()):
+        raise CannotExamine(f"The key from {variable or KEY_VARIABLE} holds a character that no HTTP header may hold.")
+    return key, variable or KEY_VARIABLE
 
 
 # --- The examination --------------------------------------------------------------------------------------------------
@@ -351,13 +368,9 @@ def _carry_out(order: Order, told: Screen) -> report.Examination:
     making = [check for check in order.checks if check.name not in order.left_out]
     told.begins(f"{server.model} at {server.base_url} ({context.engine})", making)
     began = time.monotonic()
-
-    def came(result: Result) -> None:
-        told.came(_without(result, order.secrets))
-
-    made = examine(context, making, on_result=came, on_start=told.started)
+    made = examine(context, making, on_result=told.came, on_start=told.started, warm_up=warm_up)
     seconds = time.monotonic() - began
-    results = {result.name: _without(result, order.secrets) for result in made}
+    results = {result.name: result for result in made}
     for check in order.checks:
         if option := order.left_out.get(check.name):
             results[check.name] = _skipped(check, option, context)
@@ -385,29 +398,17 @@ def _skipped(check: type[Check], option: str, context: Context) -> Result:
     return Result(check.name, check.label, check.category, check.weight, required, outcome, 0.0)
 
 
-def _without(result: Result, secrets: Sequence[str]) -> Result:
-    """The runner hides the examined server's key; the baseline's is another one."""
-
-    def hidden(value: Any) -> Any:
-        if isinstance(value, str):
-            for secret in secrets:
-                value = value.replace(secret, HIDDEN)
-            return value
-        if isinstance(value, Mapping):
-            return {hidden(key): hidden(item) for key, item in value.items()}
-        return [hidden(item) for item in value] if isinstance(value, list | tuple) else value
-
-    outcome = result.outcome
-    findings = tuple(replace(f, sentence=hidden(f.sentence), action=hidden(f.action)) for f in outcome.findings)
-    shown = replace(outcome, reason=hidden(outcome.reason), evidence=hidden(outcome.evidence), findings=findings)
-    return replace(result, outcome=shown)
-
-
 # --- The process ------------------------------------------------------------------------------------------------------
 
 
 def _interrupted(number: int, frame: FrameType | None) -> Never:
     raise KeyboardInterrupt
+
+
+def _silenced(stream: TextIO) -> None:
+    """Nobody reads it any more: what is left in it must not become a second error when Python ends."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _children() -> set[psutil.Process]:

@@ -88,7 +88,7 @@ class Lines(Quiet):
             "ended",
             deployment_approved=examination.approved,
             overall_quality_score=examination.score.points,
-            sentence=examination.verdict,
+            sentence=examination.score.sentence,
             written=list(written),
         )
 
@@ -112,7 +112,7 @@ class People(Quiet):
 
     def begins(self, what: str, checks: Sequence[type[Check]]) -> None:
         self.checks, self.began = checks, time.monotonic()
-        self._line(f"Examining {what}, {len(checks)} checks.")
+        self._line(f"Examining {what}, {len(checks)} check{'s' * (len(checks) != 1)}.")
 
     def started(self, check: type[Check]) -> None:
         self.under_way[check.name] = (check.label, time.monotonic())
@@ -135,7 +135,7 @@ class People(Quiet):
         out = self.summary
         approved = "approved" if examination.approved else "not approved"
         head = f"{plain(examination.model_name)}: {approved}"
-        lines = ["", _painted(head, "1;32" if examination.approved else "1;31", out), plain(examination.verdict)]
+        lines = ["", _painted(head, "1;32" if examination.approved else "1;31", out), plain(examination.score.sentence)]
         lines += _losses(examination)
         if examination.findings:
             lines.append("What to do:")

@@ -9,6 +9,7 @@ from django.http import Http404
 from rest_framework import exceptions, serializers
 from rest_framework.pagination import CursorPagination
 from rest_framework.permissions import BasePermission
+from rest_framework.renderers import JSONRenderer
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView, set_rollback
@@ -119,6 +120,15 @@ def _sentence(error: exceptions.APIException) -> str:
 
 def _answer(status: int, code: str, message: str) -> Response:
     return Response({"code": code, "message": message, "fields": {}}, status=status)
+
+
+class FileView(APIView):
+    """Answers with a file: the address says of which kind, whatever is asked for. Refusals are JSON all the same."""
+
+    permission_classes = [MayView]
+
+    def perform_content_negotiation(self, request: Request, force: bool = False) -> tuple[JSONRenderer, str]:
+        return JSONRenderer(), JSONRenderer.media_type
 
 
 class Nothing(APIView):

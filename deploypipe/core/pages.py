@@ -97,6 +97,17 @@ def curl(request: HttpRequest, path: str, body: Mapping[str, Any] | None = None,
 
 
 @dataclass(frozen=True)
+class Choice:
+    """What is chosen in a verb's form."""
+
+    name: str
+    label: str
+    options: Sequence[tuple[str, str]]
+    """Value and words."""
+    chosen: str = ""
+
+
+@dataclass(frozen=True)
 class Verb:
     """A button of a page, as `{% verb_button %}` takes it. `disabled` is the reason why it cannot be pressed."""
 
@@ -112,6 +123,8 @@ class Verb:
     disabled: str | None = None
     full: str | None = None
     seen_run: int | None = None
+    seen: int | None = None
+    choice: Choice | None = None
 
 
 @dataclass(frozen=True)

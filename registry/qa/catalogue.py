@@ -43,6 +43,8 @@ _MODULES = (
 _NAME = re.compile(r"[a-z][a-z0-9_]*\.[a-z][a-z0-9_]*")
 
 LONGEST = 3600.0
+LONGEST_TEXTS = {"name": 80, "label": 120, "category": 40}
+"""What a stored result has room for."""
 _FACTS: dict[str, tuple[type, ...]] = {
     "name": (str,),
     "label": (str,),
@@ -87,6 +89,9 @@ def _problem(cls: type[Check]) -> str:
         if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
             wanted = " or ".join(kind.__name__ for kind in kinds)
             return f"{name} is {value!r}, give {wanted}" if hasattr(cls, name) else f"it has no {name} ({wanted})"
+    for name, most in LONGEST_TEXTS.items():
+        if not 0 < len(getattr(cls, name)) <= most:
+            return f"{name} has {len(getattr(cls, name))} characters, give 1 to {most}"
     if not (math.isfinite(cls.weight) and cls.weight >= 0):
         return f"weight is {cls.weight!r}, give 0 or more"
     if not 0 < cls.timeout <= LONGEST:
@@ -118,10 +123,11 @@ def _has_checks(app: str) -> bool:
 
 
 def _import(app: str) -> None:
+    _import_ours()  # first, so that it is the app's check that meets a name which is taken, and not ours
     before = dict(_checks)
     try:
         import_module(f"{app}.qa_checks")
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         _checks.clear()
         _checks.update(before)  # not half of a file's checks
         advice = f"Mend the file, or take {app!r} out of DEPLOYPIPE_APPS."
@@ -140,10 +146,14 @@ def _place_of(error: BaseException, app: str) -> str:
     return f"{frames[-1].filename}, line {frames[-1].lineno}" if frames else ending
 
 
-def all_checks() -> list[type[Check]]:
-    """Every check, by category, ours first; the order does not depend on who imported what first."""
+def _import_ours() -> None:
     for module in _MODULES:
         import_module(f"{BUILTIN}.{module}")  # here and not above: they import `check` from this module
+
+
+def all_checks() -> list[type[Check]]:
+    """Every check, by category, ours first; the order does not depend on who imported what first."""
+    _import_ours()
     return sorted(_checks.values(), key=_place)  # stable: inside a module, the order in which it is written
 
 

@@ -49,4 +49,4 @@ class Parameter:
             return False
         low = -math.inf if self.lowest is None else self.lowest
         high = math.inf if self.highest is None else self.highest
-        return math.isfinite(value) and low <= value <= high
+        return low <= value <= high and not (isinstance(value, float) and math.isinf(value))  # NaN is never between

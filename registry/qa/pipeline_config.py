@@ -297,8 +297,8 @@ class _Dumper(yaml.SafeDumper):
 
 
 def _list(dumper: _Dumper, items: list[Any]) -> yaml.Node:
-    plain = not any(isinstance(item, dict) for item in items)
-    return dumper.represent_sequence("tag:yaml.org,2002:seq", items, flow_style=plain)
+    in_one_line = not any(isinstance(item, dict) for item in items)
+    return dumper.represent_sequence("tag:yaml.org,2002:seq", items, flow_style=in_one_line)
 
 
 def _text(dumper: _Dumper, text: str) -> yaml.Node:

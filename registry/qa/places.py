@@ -6,6 +6,7 @@ document are refused, and scalars are read as YAML 1.2 and JSON do: `yes` is a t
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -25,6 +26,9 @@ _WORDS = {"": None, "~": None, "null": None, "true": True, "false": False}
 
 class Unusable:
     """Stands where something is of which a problem was already told."""
+
+    def __str__(self) -> str:
+        return "…"
 
 
 UNUSABLE = Unusable()
@@ -90,7 +94,9 @@ def dotted(path: Path) -> str:
 
 
 def _short(key: str) -> str:
-    return key if len(key) <= 80 else f"{key[:79]}…"
+    """In one line, whatever a key between quotes may hold."""
+    shown = key if key.isprintable() else json.dumps(key)
+    return shown if len(shown) <= 80 else f"{shown[:79]}…"
 
 
 def read(source: str | bytes) -> Read:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-from registry.scoring import CATEGORY_WEIGHTS
+from registry.scoring import CATEGORY_WEIGHTS, MINIMUM_SCORE
 
 DTE_COMPONENTS = ("dtesn", "aar_core", "echo_self")
 
@@ -39,7 +39,7 @@ class Load:
 
 @dataclass(frozen=True)
 class Policy:
-    minimum_score: float = 80.0
+    minimum_score: float = MINIMUM_SCORE
     """Below it, only a named approver's override lets a version through."""
     max_latency_ms: float = 200.0
     """95th percentile of the time to the first token of a stream; of the whole answer where it does not stream."""

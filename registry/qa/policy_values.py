@@ -27,11 +27,10 @@ MOST_FAULTS: Final = 100
 _LOAD: Final[Mapping[str, Any]] = DEFAULTS["load"]
 
 
-def _number(
-    name: str, default: Value, unit: str = "", *, lowest: float = 0, highest: float | None = None, whole: bool = False
-) -> Leaf:
-    kind = int if whole else float
-    return Leaf(Parameter(name, kind, default, "", unit=unit, lowest=lowest, highest=highest))
+def _number(name: str, unit: str, *, lowest: float = 0, highest: float, of: Values = DEFAULTS) -> Leaf:
+    """Whole where the default of it, in `of`, is."""
+    default = of[name]
+    return Leaf(Parameter(name, type(default), default, "", unit=unit, lowest=lowest, highest=highest))
 
 
 def _flag(name: str) -> Leaf:
@@ -39,11 +38,11 @@ def _flag(name: str) -> Leaf:
 
 
 LIMITS: Final[Mapping[str, Shape]] = {
-    "minimum_score": _number("minimum_score", 80.0, "points", highest=100),
-    "max_latency_ms": _number("max_latency_ms", 200.0, "milliseconds", lowest=0.1, highest=600_000),
-    "min_throughput_tokens_sec": _number("min_throughput_tokens_sec", 100.0, "tokens per second", highest=999_999),
-    "max_memory_gb": _number("max_memory_gb", 16.0, "gigabytes of 10^9 bytes", lowest=0.01, highest=99_999),
-    "max_error_rate_percent": _number("max_error_rate_percent", 1.0, "percent", highest=100),
+    "minimum_score": _number("minimum_score", "points", highest=100),
+    "max_latency_ms": _number("max_latency_ms", "milliseconds", lowest=0.1, highest=600_000),
+    "min_throughput_tokens_sec": _number("min_throughput_tokens_sec", "tokens per second", highest=999_999),
+    "max_memory_gb": _number("max_memory_gb", "gigabytes of 10^9 bytes", lowest=0.01, highest=99_999),
+    "max_error_rate_percent": _number("max_error_rate_percent", "percent", highest=100),
 }
 FLAGS: Final[Mapping[str, Shape]] = {
     name: _flag(name)
@@ -61,16 +60,12 @@ _FILE: Final = re.compile(r"(?!\.)[\w .+-]{1,100}(/(?!\.)[\w .+-]{1,100}){0,9}|"
 LOAD: Final = Section(
     {
         "requests_per_second": _number(
-            "requests_per_second", _LOAD["requests_per_second"], "requests per second", lowest=0.1, highest=10_000
+            "requests_per_second", "requests per second", lowest=0.1, highest=10_000, of=_LOAD
         ),
-        "seconds": _number("seconds", _LOAD["seconds"], "seconds", lowest=0.5, highest=120),
-        "warm_up_requests": _number(
-            "warm_up_requests", _LOAD["warm_up_requests"], "requests", highest=1_000, whole=True
-        ),
-        "max_tokens": _number("max_tokens", _LOAD["max_tokens"], "tokens", lowest=1, highest=8_192, whole=True),
-        "concurrency": _number(
-            "concurrency", _LOAD["concurrency"], "requests under way; 0 for an open loop", highest=1_000, whole=True
-        ),
+        "seconds": _number("seconds", "seconds", lowest=0.5, highest=120, of=_LOAD),
+        "warm_up_requests": _number("warm_up_requests", "requests", highest=1_000, of=_LOAD),
+        "max_tokens": _number("max_tokens", "tokens", lowest=1, highest=8_192, of=_LOAD),
+        "concurrency": _number("concurrency", "requests under way; 0 for an open loop", highest=1_000, of=_LOAD),
         "prompt_words": Mix(Parameter("words", int, 1, "", unit="words", lowest=1, highest=100_000), _SHARE),
         "output_tokens": Mix(Parameter("tokens", int, 1, "", unit="tokens", lowest=1, highest=8_192), _SHARE),
         "prompts_file": Written(_FILE, "a file's name relative to the folder for such files, without leading dots"),
@@ -97,7 +92,8 @@ def categories(checks: Checks) -> tuple[str, ...]:
 
 
 def weight(category: str) -> Shape:
-    return _number(category, 0.0, "a share, relative to the other categories", highest=1_000)
+    unit = "a share, relative to the other categories"
+    return Leaf(Parameter(category, float, 0.0, "", unit=unit, lowest=0, highest=1_000))
 
 
 def advisory(checks: Checks) -> Shape:

@@ -33,6 +33,8 @@ LIVE_START_TIMES = 3.0
 """The copy of the live version may take so many times as long to start as the new version did, and 30 s at least: a
 large model takes minutes to load, and one that does not come up must not hold the examination for ever.
 """
+WARM_UP_SECONDS = 30.0
+"""For what an engine prepares at its first request, out of `SERVER_SECONDS`."""
 STRAY_SECONDS = 2.0
 """How long what was given up may take to notice it, before something measures the server's speed."""
 __all__ = ["AT_ONCE", "HIDDEN", "SERVER_SECONDS", "Result", "examine", "ignore", "stop_reason", "to_scored"]
@@ -60,11 +62,16 @@ OnResult = Callable[[Result], None]
 OnStart = Callable[[type[Check]], None]
 Clock = Callable[[], float]
 StartServer = Callable[[], AbstractContextManager[RunningServer]]
+WarmUp = Callable[[RunningServer, float], None]
 NO_LIVE = "No other version is live, so there is nothing to compare with."
 NOT_COMPARED = "The policy does not ask for a comparison with the live version."
 
 
 def ignore(what: object) -> None:
+    return None
+
+
+def not_at_all(server: RunningServer, seconds: float) -> None:
     return None
 
 
@@ -77,6 +84,7 @@ def examine(
     clock: Clock = time.monotonic,
     start_server: StartServer | None = None,
     start_live: StartServer | None = None,
+    warm_up: WarmUp = not_at_all,
     server_seconds: float = SERVER_SECONDS,
     live_start_seconds: float = LIVE_START_SECONDS,
 ) -> list[Result]:
@@ -87,14 +95,17 @@ def examine(
     raises becomes the reason why the server's checks were not made. Without it the context's own server is examined.
     `start_live` starts a copy of the live version for the checks that compare with it, and only while nothing blocks.
     It is entered in a thread of its own, and left by that thread if it comes too late.
+    `warm_up` is given each server before its first check, and how many seconds it may take.
     """
     server_seconds += max(0.0, context.policy.load.seconds - Load().seconds)
-    running = _Examination(context, on_result, on_start, clock, server_seconds, live_start_seconds)
+    running = _Examination(context, on_result, on_start, clock, warm_up, server_seconds, live_start_seconds)
     possible = running.possible(checks)
     running.files([c for c in possible if not c.needs_server])
     asking = [c for c in possible if c.needs_server]
     with ExitStack() as stack:
         running.begin_server(stack, start_server)
+        if asking and running.context.server:
+            running.warmed_up(running.context.server)
         running.together([c for c in asking if not (c.alone or c.needs_live or c.last)])
         running.one_by_one([c for c in asking if c.alone and not (c.needs_live or c.last)])
         running.compare([c for c in asking if c.needs_live], start_live)
@@ -126,6 +137,7 @@ class _Examination:
     on_result: OnResult
     on_start: OnStart
     clock: Clock
+    warm_up: WarmUp
     server_seconds: float
     live_start_seconds: float
     results: list[Result] = field(default_factory=list)
@@ -156,6 +168,9 @@ class _Examination:
         self.start_took = self.clock() - began
         self.ends = self.clock() + self.server_seconds
 
+    def warmed_up(self, server: RunningServer) -> None:
+        self.warm_up(server, min(WARM_UP_SECONDS, self.ends - self.clock()))
+
     def together(self, checks: Sequence[type[Check]]) -> None:
         self._ask(checks, AT_ONCE)
 
@@ -179,6 +194,7 @@ class _Examination:
             if live is None or not self.context.policy.compare_with_live:
                 why = NO_LIVE if live is None and self.context.policy.compare_with_live else NOT_COMPARED
                 return self._skip(checks, why, Status.NOT_APPLICABLE)
+            self.warmed_up(live)
             before, self.context = self.context, replace(self.context, live=live)
             self._ask(checks, 1)
             self.context = before

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 
 import psutil
@@ -80,10 +81,16 @@ def nvidia_gpus(environment: Mapping[str, str] = os.environ) -> list[Gpu]:
     seen = environment.get("CUDA_VISIBLE_DEVICES")
     if seen is None:
         return gpus
-    names = [name.strip() for name in seen.split(",")]
-    numbered = [gpus[int(name)] for name in names if name.isdecimal() and int(name) < len(gpus)]
-    named = [name for name in names if name and name != "-1" and not name.isdecimal()]  # by the vendor's identifier
-    return numbered + gpus[: len(named)]
+    return [gpu for gpu in takewhile(bool, (_visible(name.strip(), gpus) for name in seen.split(","))) if gpu]
+
+
+def _visible(name: str, gpus: list[Gpu]) -> Gpu | None:
+    """None for one that is not there: CUDA ends the list at it."""
+    if name.isdecimal():
+        return gpus[int(name)] if int(name) < len(gpus) else None
+    # By the vendor's identifier, which is not asked for: where the GPUs differ, the smallest is a safe guess.
+    named = name.startswith(("GPU-", "MIG-")) and gpus
+    return min(gpus, key=lambda gpu: (gpu.memory_bytes or 0, gpu.compute_capability or 0)) if named else None
 
 
 def _gpu(line: str) -> Gpu:

@@ -22,6 +22,8 @@ class Backend:
     """`host:port` of the model server."""
     weight: int
     """0 to TOTAL_WEIGHT. A backend with weight 0 stays known to the data plane, so that it is warm."""
+    keeps_connections: bool = True
+    """False where each request needs a connection of its own: the server closes them although it promised not to."""
 
 
 @dataclass(frozen=True)

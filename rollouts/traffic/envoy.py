@@ -15,7 +15,7 @@ import os
 import re
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 from urllib.parse import quote
@@ -30,6 +30,8 @@ VERSION_HEADER = "x-deploypipe-version"
 
 # uvicorn, which most engines use, closes a connection after 5 idle seconds; a request sent into that moment is lost.
 _UPSTREAM_IDLE = "4s"
+_PROTOCOL = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+_REQUESTS = "max_requests_per_connection"
 _NOWHERE = "0.0.0.0:1"
 _NAME = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _UNLIMITED = 1_000_000_000
@@ -54,7 +56,7 @@ class EnvoyRouter:
         with self._writing():
             _install(self.bootstrap, self._bootstrap(listen))
             if not self.clusters_file.exists():
-                _install(self.clusters_file, _clusters({}))
+                _install(self.clusters_file, _clusters(()))
             if not self.routes_file.exists():
                 _install(self.routes_file, _routes([]))
         return self.bootstrap
@@ -117,15 +119,15 @@ class EnvoyRouter:
 
         The order of the files is not enough: Envoy watches each by itself and may read the later one first.
         """
-        before = _addresses_in(self.clusters_file)
-        wanted = {backend.name: backend.address for route in routes for backend in route.backends}
+        before = _backends_in(self.clusters_file)
+        wanted = {backend.name: backend for route in routes for backend in route.backends}
         revision = revision_of(routes)
-        changed = _install(self.clusters_file, _clusters({**before, **wanted}))
+        changed = _install(self.clusters_file, _clusters({**before, **wanted}.values()))
         self._wait_until(lambda: wanted.keys() <= self._clusters_in_force().keys(), "the new model servers")
         changed |= _install(self.routes_file, _routes(routes))
         if not before.keys() <= wanted.keys():
             self._wait_until(lambda: self.installed().revision == revision, "the new routes")
-            changed |= _install(self.clusters_file, _clusters(wanted))
+            changed |= _install(self.clusters_file, _clusters(wanted.values()))
         if not changed:
             self._remind(revision)
 
@@ -162,7 +164,8 @@ class EnvoyRouter:
         return self._ask_for("configs", f"/config_dump?resource={resource}")
 
     def _clusters_in_force(self) -> dict[str, str]:
-        return dict(_address_of(entry["cluster"]) for entry in self._dump("dynamic_active_clusters"))
+        found = [_backend_of(entry["cluster"]) for entry in self._dump("dynamic_active_clusters")]
+        return {backend.name: backend.address for backend in found}
 
     def _tables_in_force(self, clusters: Mapping[str, str]) -> list[RouteTable] | None:
         for entry in self._dump("dynamic_route_configs"):
@@ -222,13 +225,16 @@ def _file(version: str, resources: Sequence[Json]) -> bytes:
     return json.dumps({"version_info": version, "resources": resources}, indent=1).encode()
 
 
-def _clusters(addresses: Mapping[str, str]) -> bytes:
-    resources = [_cluster(name, address) for name, address in sorted(addresses.items())]
+def _clusters(backends: Iterable[Backend]) -> bytes:
+    resources = [_cluster(backend) for backend in sorted(backends, key=lambda backend: backend.name)]
     return _file(hashlib.sha256(json.dumps(resources).encode()).hexdigest()[:16], resources)
 
 
-def _cluster(name: str, address: str) -> Json:
-    host, port = split_address(address)
+def _cluster(backend: Backend) -> Json:
+    name = backend.name
+    host, port = split_address(backend.address)
+    # Trying again does not help where the server closes: by then the request was sent, and may have been begun.
+    once = {} if backend.keeps_connections else {_REQUESTS: 1}
     endpoint = {"address": {"socket_address": {"address": host, "port_value": port}}}
     return {
         "@type": "type.googleapis.com/envoy.config.cluster.v3.Cluster",
@@ -244,9 +250,9 @@ def _cluster(name: str, address: str) -> Json:
             ]
         },
         "typed_extension_protocol_options": {
-            "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
-                "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
-                "common_http_protocol_options": {"idle_timeout": _UPSTREAM_IDLE},
+            _PROTOCOL: {
+                "@type": f"type.googleapis.com/{_PROTOCOL}",
+                "common_http_protocol_options": {"idle_timeout": _UPSTREAM_IDLE, **once},
                 "explicit_http_config": {"http_protocol_options": {}},
             }
         },
@@ -331,19 +337,22 @@ def _header(name: str, value: str) -> Json:
 # What Envoy says
 
 
-def _address_of(cluster: Json) -> tuple[str, str]:
+def _backend_of(cluster: Json) -> Backend:
+    """Which share it has is said by the routes, so the weight is none here."""
     try:
         endpoint = cluster["load_assignment"]["endpoints"][0]["lb_endpoints"][0]["endpoint"]
         address = endpoint["address"]["socket_address"]
-        return cluster["name"], f"{address['address']}:{address['port_value']}"
+        options = cluster["typed_extension_protocol_options"][_PROTOCOL]["common_http_protocol_options"]
+        return Backend(cluster["name"], f"{address['address']}:{address['port_value']}", 0, _REQUESTS not in options)
     except (LookupError, TypeError):
-        return cluster["name"], _NOWHERE  # not one that we wrote
+        return Backend(cluster["name"], _NOWHERE, 0)  # not one that we wrote
 
 
-def _addresses_in(file: Path) -> dict[str, str]:
+def _backends_in(file: Path) -> dict[str, Backend]:
     """Nothing when the file is absent or somebody spoilt it: it will be written anew."""
     try:
-        return dict(_address_of(cluster) for cluster in json.loads(file.read_bytes())["resources"])
+        found = [_backend_of(cluster) for cluster in json.loads(file.read_bytes())["resources"]]
+        return {backend.name: backend for backend in found}
     except (FileNotFoundError, ValueError, LookupError, TypeError):
         return {}
 

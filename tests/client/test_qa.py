@@ -151,7 +151,7 @@ def test_required_check_that_is_left_out_means_not_approved(qa: Run, report: Any
 
 def test_only_makes_the_checks_that_it_names(qa: Run, report: Any) -> None:
     said = qa(*QUICK)
-    assert "1 checks." in said.err
+    assert "1 check." in said.err
     assert report()["test_results"]["security"]["keys_not_echoed"] == "passed"
 
 
@@ -183,7 +183,7 @@ def test_custom_checks_are_found_by_the_environment(tmp_path: Path, engine: Engi
     assert json.loads(said.stdout)["test_results"]["house"]["ours"] == "passed", said.stderr
     said = _command(tmp_path, engine, DEPLOYPIPE_APPS="not_there")
     assert (said.returncode, said.stdout) == (2, "")
-    assert "DEPLOYPIPE_APPS names 'not_there', which cannot be imported from here." in said.stderr
+    assert "DEPLOYPIPE_APPS: The app 'not_there' cannot be imported: " in said.stderr
 
 
 # --- What is recognised -----------------------------------------------------------------------------------------------
@@ -240,6 +240,9 @@ def _free_port() -> int:
         (("--policy", "not-there.yaml"), "--policy not-there.yaml cannot be read: No such file or directory."),
         (("--files", "not-there"), "--files not-there: there is no such folder."),
         (("--api-key-env", "NOT_SET"), "The environment variable NOT_SET is not set"),
+        (("--policy", "/dev/zero"), "--policy /dev/zero is longer than 262,144 bytes: is it the right file?"),
+        (("--artifact", ".", "--manifest", "/dev/zero"), "is longer than 67,108,864 bytes: is it the right file?"),
+        (("--gpus", "2000"), "argument --gpus: invalid number from 0 to 1024 value: '2000'\n"),
         (("--out", "."), ". is a folder: name a file in it."),
         (("--out", "not-there/report.json"), "not-there/report.json cannot be written: No such file or directory."),
         (("--out", "policy.yaml/report.json"), "cannot be written: Not a directory."),
@@ -306,6 +309,17 @@ def test_key_is_read_from_a_file(qa: Run, monkeypatch: pytest.MonkeyPatch, tmp_p
     monkeypatch.setenv("DEPLOYPIPE_API_KEY_FILE", str(tmp_path / "key"))
     qa(*QUICK)
     assert report()["test_results"]["security"]["keys_not_echoed"] == "passed"
+
+
+@pytest.mark.parametrize("key", ["ключ", "sk-one\nsk-two"])
+def test_key_that_no_header_may_hold_is_told_before_it_is_sent(
+    key: str, qa: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DEPLOYPIPE_API_KEY", key)
+    said = qa("--model", "words")
+    assert said.code == 2
+    assert "The key from DEPLOYPIPE_API_KEY holds a character that no HTTP header may hold." in said.err
+    assert "sk-one" not in said.err
 
 
 def test_every_problem_of_a_policy_file_is_told_with_its_line(qa: Run, tmp_path: Path) -> None:
@@ -463,6 +477,30 @@ def test_server_that_dies_half_way_is_not_approved(tmp_path: Path) -> None:
         event for event in rest if event.get("status") in ("failed", "error") and "no connection" in event["reason"]
     ]
     assert json.loads((tmp_path / "qa_report.json").read_text())["qa_report"]["blocked"] is True
+
+
+def test_fault_of_our_own_is_not_mistaken_for_a_verdict(tmp_path: Path, engine: Engine) -> None:
+    """Python would leave with 1, which says "not approved"."""
+    (tmp_path / "ours").mkdir()
+    (tmp_path / "ours" / "__init__.py").write_text("")
+    (tmp_path / "ours" / "qa_checks.py").write_text("import registry.qa.catalogue as c\nc._MODULES = ('not_there',)\n")
+    said = _command(tmp_path, engine, DEPLOYPIPE_APPS="ours")
+    assert said.returncode == 2
+    assert "This is a fault of deploypipe itself; it says nothing of the server." in said.stderr
+    assert "DEPLOYPIPE_APPS" not in said.stderr
+    assert not (tmp_path / "qa_report.json").exists()
+
+
+def test_reader_of_the_lines_may_go_away(tmp_path: Path, engine: Engine) -> None:
+    command = [COMMAND, "qa", "--endpoint", engine.base_url, "--json", *QUICK]
+    environment = _environment(DEPLOYPIPE_API_KEY=KEY)
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, cwd=tmp_path, env=environment, **pipes) as process:
+        assert process.stdout
+        assert process.stderr
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 2
 
 
 def test_help_reads_well(capsys: pytest.CaptureFixture[str]) -> None:

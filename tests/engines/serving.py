@@ -13,11 +13,12 @@ from time import monotonic
 import pytest
 
 from registry import artifacts
-from registry.engines import ENGINES, EngineClient, launch_command
+from registry.engines import ENGINES, launch_command
 from registry.qa.base import Context, RunningServer
 from registry.qa.catalogue import all_checks
 from registry.qa.policy import Policy
 from registry.qa.runner import Result, examine, to_scored
+from registry.qa.warming import warm_up
 from registry.scoring import Score, Status, score
 from rollouts.targets.base import Phase, ServerSpec
 from rollouts.targets.local import LocalTarget
@@ -58,10 +59,7 @@ def serving(
         )
         if seen.phase is not Phase.READY:
             pytest.fail(f"{name} did not start: {seen.message}\n{target.log_tail(name)}")
-        server = RunningServer(f"http://{seen.address}", launch.model, KEY, seen.pid)
-        with EngineClient(server.base_url, KEY) as client:
-            client.warm_up(launch.model)  # as an examination does
-        yield server
+        yield RunningServer(f"http://{seen.address}", launch.model, KEY, seen.pid)
     finally:
         target.stop_all(grace=5)
 
@@ -114,7 +112,7 @@ def whole_gate(
         files=files,
     )
     began = monotonic()
-    results = examine(context, [check for check in all_checks() if only in check.name])
+    results = examine(context, [check for check in all_checks() if only in check.name], warm_up=warm_up)
     seconds = monotonic() - began
     return Gate(
         {result.name: result for result in results},

@@ -30,6 +30,8 @@ class Echo:
 
     def refusal(self, request: Request, part: str) -> Response | None:
         """Where the engine lacks this part, and for whom comes without the key."""
+        if self.engine.has(f"{part} forbidden"):
+            return error(403, "Forbidden")
         if not self.engine.has(part):
             return error(404, "Not Found")
         if request.headers.get("authorization") != f"Bearer {KEY}":

@@ -209,8 +209,40 @@ def test_refusal_by_the_api(ask: Any, version: ModelVersion) -> None:
     assert fresh(version).stage == Stage.REFUSED
 
 
+def test_approval_is_taken_back_by_the_api_so_that_it_can_be_examined_for_elsewhere(
+    ask: Any, version: ModelVersion
+) -> None:
+    examined(version)
+    assert ask("bo", f"versions/{version.pk}/suspend/", {"reason": "x"})[1]["code"] == "illegal_transition"
+    ask("bo", f"versions/{version.pk}/approve/", {})
+    assert ask("ana", f"versions/{version.pk}/suspend/", {"reason": "x"})[0] == 403
+    assert set(ask("bo", f"versions/{version.pk}/suspend/", {"reason": " "})[1]["fields"]) == {"reason"}
+    assert set(ask("bo", f"versions/{version.pk}/suspend/", {"note": "x"})[1]["fields"]) == {"note"}
+    assert ask("ana", f"versions/{version.pk}/examine/", {"environment": "production"})[0] == 409
+    status, said = ask("bo", f"versions/{version.pk}/suspend/", {"reason": "For production."})
+    assert (status, said["stage"], said["id"]) == (200, "suspended", version.pk)
+    assert ask("ana", f"versions/{version.pk}/examine/", {"environment": "production"})[0] == 202
+
+
+def test_version_is_retired_by_the_api(ask: Any, version: ModelVersion) -> None:
+    assert ask("bo", f"versions/{version.pk}/retire/", {})[0] == 403
+    status, said = ask("cy", f"versions/{version.pk}/retire/", {"reason": "Old."})
+    assert (status, said["stage"]) == (200, "retired")
+    assert ask("cy", f"versions/{version.pk}/retire/", {})[0] == 409
+
+
+def test_tag_is_set_by_the_api_and_the_others_stay(ask: Any, version: ModelVersion, cast: Cast) -> None:
+    actions.tag(version, "team", "search", actor=cast.ana)
+    address = f"versions/{version.pk}/tags/"
+    assert ask("ana", address, {"key": "tier", "value": "gold"})[1]["tags"] == {"team": "search", "tier": "gold"}
+    assert ask("ana", address, {"key": "team"})[1]["tags"] == {"team": "", "tier": "gold"}
+    assert ask("bo", address, {"key": "team"})[0] == 403
+    for wrong in ({}, {"key": " "}, {"key": "k" * 101}, {"key": "k", "value": "v" * 501}, {"team": "x"}):
+        assert ask("ana", address, wrong)[0] == 422
+
+
 def test_verb_on_nothing_is_404(ask: Any) -> None:
-    for verb in ("examine", "approve", "refuse"):
+    for verb in ("examine", "approve", "refuse", "suspend", "retire", "tags"):
         assert ask("bo", f"versions/999/{verb}/", post=True)[0] == 404
 
 

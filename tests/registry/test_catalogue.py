@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +47,8 @@ TWICE = (Parameter("a", int, 1, "One."), Parameter("a", int, 2, "Two."))
         ({"label": None}, "label is None, give str"),
         ({"weight": "1"}, "weight is '1', give int or float"),
         ({"weight": True}, "weight is True, give int or float"),
+        ({"label": "x" * 121}, "label has 121 characters, give 1 to 120"),
+        ({"label": ""}, "label has 0 characters, give 1 to 120"),
         ({"weight": -1.0}, "weight is -1.0, give 0 or more"),
         ({"weight": float("nan")}, "weight is nan, give 0 or more"),
         ({"timeout": 0}, "timeout is 0, give seconds up to 3600"),
@@ -96,6 +101,7 @@ def test_app_without_checks_is_none_of_our_business(folder: Path) -> None:
     [
         ("import json\n\nwrong(", 3, "SyntaxError: '(' was never closed"),
         ("x = 1\nraise RuntimeError", 2, "RuntimeError: no text"),
+        ("import sys\nsys.exit(0)", 2, "SystemExit: 0"),  # else the product would end here without a word
         ("x = 1\n\n\nimport no_such_module_anywhere", 4, "No module named 'no_such_module_anywhere'"),
         ("import json\njson.loads('{')", 2, "JSONDecodeError"),
     ],
@@ -108,6 +114,21 @@ def test_file_that_cannot_be_imported_is_told_with_its_line(folder: Path, source
     assert f"{folder / name / 'qa_checks.py'}, line {line}: " in str(raised.value)
     assert words in str(raised.value)
     assert f"Mend the file, or take '{name}' out of DEPLOYPIPE_APPS." in str(raised.value)
+
+
+def test_check_that_takes_the_name_of_one_of_ours_is_told_at_the_start(folder: Path) -> None:
+    takes = (
+        "from registry.qa.catalogue import check\n"
+        "from tests.registry.test_catalogue import Sound\n"
+        "check(type('Taker', (Sound,), {'name': 'security.rate_limit', 'category': 'security'}))\n"
+    )
+    app(folder, "app_taker", takes)
+    # In a process of its own: here, ours have been imported long ago.
+    code = "from registry.qa.catalogue import discover; discover(['app_taker'])"
+    path = os.pathsep.join([str(folder), str(Path(__file__).parents[2])])
+    done = subprocess.run([sys.executable, "-c", code], env={"PYTHONPATH": path}, capture_output=True, text=True)
+    assert "'security.rate_limit' is already the check registry.qa.builtin.security_rate." in done.stderr
+    assert "take 'app_taker' out of DEPLOYPIPE_APPS" in done.stderr
 
 
 def test_checks_above_the_broken_line_are_not_kept(folder: Path) -> None:

@@ -481,7 +481,7 @@ def asked(into: list[tuple[str, Any]], code: int) -> Route:
 def test_warming_up_asks_for_what_is_compiled_at_the_first_request(serve: Serve) -> None:
     seen: list[tuple[str, Any]] = []
     with EngineClient(f"http://{serve({'/v1/completions': only_with_key(asked(seen, 200))})}", KEY) as client:
-        client.warm_up("textgen")
+        client.warm_up("textgen", seconds=5)
     [(path, body)] = seen
     assert path == "/v1/completions"
     assert (body["model"], body["logprobs"], body["temperature"], body["seed"]) == ("textgen", 1, 1, 1)
@@ -491,7 +491,7 @@ def test_warming_up_asks_the_chat_of_an_engine_that_has_no_other(serve: Serve) -
     seen: list[tuple[str, Any]] = []
     routes = {"/v1/completions": status(404), "/v1/chat/completions": asked(seen, 200)}
     with EngineClient(f"http://{serve(routes)}") as client:
-        client.warm_up("textgen")
+        client.warm_up("textgen", seconds=5)
     assert [body["messages"] for _, body in seen] == [[{"role": "user", "content": PROMPT}]]
 
 

@@ -9,6 +9,7 @@ import pickletools
 import struct
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -180,3 +181,53 @@ def test_every_instruction_is_read_as_pickletools_reads_it(
     assert found.problem == ""
     assert expected <= found.imports
     assert "collections.deque" in found.imports
+
+
+@pytest.mark.parametrize(
+    ("unpickler", "content", "name"),
+    [
+        (
+            pickle.Unpickler,
+            b"(dp0\nVk\np1\0\0\ncos\nsystem\n(Vtrue\ntRs.",
+            "os.system",
+        ),  # C stops at the zero character
+        (pickle._Unpickler, b"cos\nsystem.", "os.system"),  # takes any character for the end of the last line
+        (pickle._Unpickler, b"cantigravity\n\n.", "antigravity."),  # what is imported runs, with a name in it or not
+    ],
+)
+def test_what_only_one_of_both_unpicklers_takes_is_seen(
+    tmp_path: Path, unpickler: Any, content: bytes, name: str
+) -> None:
+    asked: list[str] = []
+
+    class Blocked(unpickler):  # type: ignore[misc]
+        def find_class(self, module: str, name: str) -> object:
+            asked.append(f"{module}.{name}")
+            raise pickle.UnpicklingError("not here")
+
+    with pytest.raises(pickle.UnpicklingError):
+        Blocked(io.BytesIO(content)).load()
+    found = inspected(tmp_path, content)
+    assert found is not None
+    assert found.strange == asked == [name]
+
+
+def test_text_is_read_as_the_unpickler_reads_it(tmp_path: Path) -> None:
+    found = inspected(tmp_path, b"Vcoll\\u0065ctions\nVOrdered\\x44ict\n\x93.")
+    assert found is not None
+    assert found.imports == {"collections.Ordered\\x44ict"}
+
+
+def test_archive_that_unpacks_to_more_than_any_pickle_is_not_unpacked(tmp_path: Path) -> None:
+    content = bytearray(archive(data_pkl=pickle.dumps(ORDINARY)))
+    place = content.rindex(b"PK\x01\x02")
+    content[place + 24 : place + 28] = struct.pack("<I", 4_000_000_000)  # its size, by the archive's directory
+    found = inspected(tmp_path, bytes(content))
+    assert found is not None
+    assert found.problem == "is an archive that cannot be looked into (archive/data.pkl unpacks to 4,000,000,000 bytes)"
+
+
+def test_file_that_imports_without_end_is_a_problem_and_not_kept_whole(tmp_path: Path) -> None:
+    found = inspected(tmp_path, b"".join(b"cm%d\nf\n" % n for n in range(10_001)) + b".")
+    assert found is not None
+    assert (len(found.imports), found.problem) == (10_000, "imports more than 10,000 things")

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from registry.qa.files.reading import Unreadable
+from registry.qa.files.reading import MOST_VALUES, Unreadable
 from registry.qa.files.safetensors import BITS, MOST_HEADER, Header, parse, read
 from tests.registry.model_files import WIDTHS, Shapes, entries, safetensors
 
@@ -201,3 +201,15 @@ def test_reader_agrees_with_the_library_of_the_format(shapes: Shapes, data: st.D
             parsed(bytes(content))
     else:
         parsed(bytes(content))
+
+
+def test_header_of_values_that_would_fill_the_memory_is_not_parsed() -> None:
+    header = b'{"a":[' + b"[]," * MOST_VALUES + b"[]]}"
+    content = struct.pack("<Q", len(header)) + header
+    tracemalloc.start()
+    try:
+        with pytest.raises(Unreadable, match="holds more than 10,000,000 values"):
+            parsed(content)
+        assert tracemalloc.get_traced_memory()[1] < 4 * len(content)  # parsed it would take 20 times as much
+    finally:
+        tracemalloc.stop()

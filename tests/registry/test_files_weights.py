@@ -87,3 +87,28 @@ def test_what_an_engine_loads_is_chosen_as_engines_choose(tmp_path: Path) -> Non
     index = {"weight_map": {"a": "model.safetensors"}}
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
     assert loaded(tmp_path) == Loaded(13, "1 safetensors file")
+
+
+def test_file_that_is_damaged_and_in_no_index_is_a_note_since_no_engine_reads_it(tmp_path: Path) -> None:
+    sharded(tmp_path, SHARDS)
+    (tmp_path / "other.safetensors").write_bytes(b"no")
+    found = survey(tmp_path)
+    assert found.problems == []
+    assert [note[:41] for note in found.notes] == ["other.safetensors is cut off: it has 2 by"]
+
+
+def test_shard_that_is_missing_in_a_folder_below_is_a_note(tmp_path: Path) -> None:
+    (tmp_path / "original").mkdir()
+    (tmp_path / "original" / FIRST).write_bytes(safetensors(entries(SHARDS[FIRST])))
+    (tmp_path / "model.safetensors").write_bytes(safetensors(entries(SHARDS[SECOND])))
+    found = survey(tmp_path)
+    assert found.problems == []
+    assert found.notes == ["1 of the 2 shards original/model-*-of-00002.safetensors are missing"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"), [("model.safetensors", safetensors({})), ("model.gguf", gguf({}, {}, 0))], ids=["st", "gguf"]
+)
+def test_weights_without_a_tensor_are_a_problem(tmp_path: Path, name: str, content: bytes) -> None:
+    (tmp_path / name).write_bytes(content)
+    assert survey(tmp_path).problems == [f"{name} holds no tensor"]

@@ -10,6 +10,7 @@ from registry.qa.base import Check, Context, RunningServer
 from registry.qa.catalogue import all_checks
 from registry.qa.policy import Policy
 from registry.qa.runner import AT_ONCE, LIVE_START_SECONDS, SERVER_SECONDS, Result, examine
+from registry.qa.warming import warm_up
 from registry.scoring import Status
 from tests.registry.worst_servers import WORST, healthy_then_silent, serving
 
@@ -18,7 +19,7 @@ FIVE_MINUTES = 300.0
 
 def examined(url: str, seconds: float = SERVER_SECONDS) -> list[Result]:
     server = RunningServer(url, "words", "a-secret-key-0123456789")
-    return examine(Context(None, None, "vllm", Policy(), server), all_checks(), server_seconds=seconds)
+    return examine(Context(None, None, "vllm", Policy(), server), all_checks(), warm_up=warm_up, server_seconds=seconds)
 
 
 @pytest.mark.slow
@@ -28,8 +29,9 @@ def test_whole_gate_at_default_policy_ends_soon_on_a_server_that_hangs_at_everyt
         results = examined(url)
     took = time.monotonic() - began
     slowest = sorted(results, key=lambda result: -result.seconds)[:5]
-    # 68 s when this was written; a check that waits for every request of a list would show here first.
-    assert took < 120, [(result.name, round(result.seconds, 1)) for result in slowest]
+    # 99 s when this was written, 30 of them for the warm-up; a check that waits for every request of a list would show
+    # here first.
+    assert took < 150, [(result.name, round(result.seconds, 1)) for result in slowest]
     stops = {result.name for result in results if result.stops}
     assert {"compatibility.generation", "performance.error_rate", "security.key_required"} <= stops
     assert not [result.outcome.reason for result in results if "used up" in result.outcome.reason]
@@ -49,9 +51,11 @@ def test_runner_ends_whatever_the_server_does_and_each_check_has_a_result(name: 
 
 
 def test_all_time_outs_together_stay_under_five_minutes() -> None:
-    # Before the server's time begins: what needs neither files nor a server. How long files take is by their size.
-    before = sorted((_longest(c) for c in all_checks() if not c.needs_server and not c.needs_artifact), reverse=True)
-    assert SERVER_SECONDS + LIVE_START_SECONDS + sum(before[::AT_ONCE]) <= FIVE_MINUTES
+    # Before the server's time begins: what needs neither files nor a server, side by side. How long files take is by
+    # their size. The warm-ups are in the server's time.
+    before = [_longest(c) for c in all_checks() if not c.needs_server and not c.needs_artifact]
+    assert len(before) <= AT_ONCE
+    assert SERVER_SECONDS + LIVE_START_SECONDS + max(before) <= FIVE_MINUTES
 
 
 def _longest(check: type[Check]) -> float:

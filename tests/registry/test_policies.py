@@ -100,6 +100,19 @@ def test_nobody_sets_what_their_own_version_is_judged_by(
         save(cast, None if of_all_models else version.model, "", {"minimum_score": 1}, actor=cast.ana)
 
 
+@pytest.mark.parametrize("verb", ["refuse", "suspend"])
+def test_nor_what_it_is_judged_by_when_it_is_examined_again(verb: str, cast: Cast, version: ModelVersion) -> None:
+    examined(version)
+    if verb == "refuse":
+        actions.refuse(version, actor=cast.bo, note="Rude.")
+    else:
+        actions.approve(version, actor=cast.bo)
+        actions.suspend(version, actor=cast.bo, reason="Rude.")
+    cast.ana.is_superuser = True
+    with pytest.raises(FourEyes, match="someone else must set"):
+        save(cast, version.model, "", {"minimum_score": 1}, actor=cast.ana)
+
+
 def test_who_registered_a_version_that_is_decided_on_may_set_policies_again(cast: Cast, version: ModelVersion) -> None:
     examined(version)
     actions.approve(version, actor=cast.bo)

@@ -63,6 +63,7 @@ def test_policy_is_set_and_holds_with_its_origin(ask: Any, model: RegisteredMode
         ("bo", {"values": {"max_latency_s": 1, "load": {"seconds": "x"}}}, 422,
          ["values.max_latency_s", "values.load.seconds"]),
         ("bo", {"values": {"load": {"a": {"b": {}}}}, "value": 1}, 422, ["value"]),
+        ("bo", {"values": {"minimum_score": 10**400}}, 422, ["values.minimum_score"]),
         ("bo", {"values": {}, "seen": 3}, 409, []),
     ],
 )  # fmt: skip
@@ -127,6 +128,14 @@ def test_file_may_be_sent_as_a_part(ask: Any, model: RegisteredModel) -> None:
     assert answer.status_code == 201
     empty = ask("bo", "policies/import/", _form({}), content_type=client_form)
     assert empty.json()["fields"] == {"file": "send the YAML as the body, or as a part named file"}
+
+
+def test_part_that_belongs_into_the_address_is_not_passed_over(ask: Any, model: RegisteredModel) -> None:
+    part = SimpleUploadedFile("pipeline-config.yaml", MISSION.read_bytes())
+    body = {"file": part, "dry_run": "true", "model": "textgen"}
+    answer = ask("bo", "policies/import/", _form(body), content_type=f"multipart/form-data; boundary={BOUNDARY}")
+    assert (answer.status_code, sorted(answer.json()["fields"])) == (422, ["dry_run", "model"])
+    assert not QAPolicy.objects.exists()
 
 
 def _form(body: Any) -> bytes:

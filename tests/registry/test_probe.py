@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
+import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -13,11 +17,13 @@ import psutil
 import pytest
 from scipy import stats
 
+from registry.qa.base import RunningServer
 from registry.qa.policy import Load
 from registry.qa.probe.measured import Spec
 from registry.qa.probe.press import arrivals, first_arrivals
-from registry.qa.probe.run import ProbeError, longest, run_probe
+from registry.qa.probe.run import ROOT, ProbeError, longest, run_probe
 from tests.registry.faulty_engine import KEY, Engine, running_engine
+from tests.registry.worst_servers import serving
 
 LOAD = Load(requests_per_second=40, seconds=1.0, warm_up_requests=3, max_tokens=20)
 
@@ -195,3 +201,155 @@ def test_spec_survives_json_and_hides_its_key() -> None:
     spec = Spec("http://127.0.0.1:1", "words", KEY, LOAD)
     assert Spec.from_json(json.loads(json.dumps(spec.to_json()))) == spec
     assert KEY not in repr(spec)
+
+
+def test_a_long_answer_may_take_long() -> None:
+    """A quarter of a second for each token, if that is more than the ten seconds that any answer has."""
+    spec = Spec("http://127.0.0.1:1", "words", KEY, Load(output_tokens=((8, 1.0), (400, 1.0))))
+    assert [spec.whole_timeout(tokens) for tokens in (8, 40, 400)] == [10, 10, 100]
+    assert longest(spec) == pytest.approx(10 + 10 + 0.5 + 100 + 4 + 5 + 100)
+
+
+def test_answer_that_goes_on_past_the_time_for_its_first_text_is_no_failure(engine: Engine) -> None:
+    engine.gap_delay = 0.06
+    found = run_probe(engine.running, LOAD, request_timeout=0.5)
+    assert found.failures == {}
+    assert found.whole_ms is not None
+    assert found.whole_ms.p50.value > 1000
+
+
+# -- servers that treat a connection in their own way ------------------------------------------------------------------
+
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+PIECE = b'data: {"choices": [{"text": "a"}]}\n\n'
+USAGE = b'data: {"choices": [], "usage": {"completion_tokens": 1000000}}\n\n'
+DONE = b"data: [DONE]\n\n"
+
+
+def chunks(*pieces: bytes) -> bytes:
+    return b"".join(b"%x\r\n%s\r\n" % (len(piece), piece) for piece in pieces)
+
+
+def asked_on(connection: socket.socket) -> bytes:
+    """The head of the next request; empty where the client has closed."""
+    received = b""
+    while b"\r\n\r\n" not in received:
+        if not (piece := connection.recv(65_536)):
+            return b""
+        received += piece
+    head, _, body = received.partition(b"\r\n\r\n")
+    length = re.search(rb"(?i)content-length: (\d+)", head)
+    while length and len(body) < int(length[1]):
+        body += connection.recv(65_536)
+    return head.lower()
+
+
+@pytest.mark.parametrize("closes", [True, False])
+def test_server_that_closes_after_each_stream_is_asked_on_a_new_connection_each_time(closes: bool) -> None:
+    """llama.cpp does so, and who sends on the old connection just then gets no answer; others are not told to close."""
+    heads: list[bytes] = []
+
+    def behave(connection: socket.socket, over: threading.Event) -> None:
+        while head := asked_on(connection):
+            if head.startswith(b"post "):  # the probe looks at the metrics, too
+                heads.append(head)
+            connection.sendall(HEAD + chunks(PIECE, DONE) + b"0\r\n\r\n")
+            if closes or b"connection: close" in head:
+                return
+
+    with serving(behave) as url:
+        found = run_probe(RunningServer(url, "a", KEY), replace(LOAD, concurrency=2, seconds=0.3))
+    assert found.failures == {}
+    first, *others = heads
+    assert b"connection: close" not in first
+    assert {b"connection: close" in head for head in others} == {closes}
+
+
+def test_stream_that_stops_in_the_middle_counts_with_the_pause_that_had_no_end() -> None:
+    def behave(connection: socket.socket, over: threading.Event) -> None:
+        if asked_on(connection):
+            connection.sendall(HEAD + chunks(PIECE, PIECE))
+            over.wait()
+
+    with serving(behave) as url:
+        load = replace(LOAD, requests_per_second=20, seconds=0.2, max_tokens=3)
+        found = run_probe(RunningServer(url, "a", KEY), load, request_timeout=0.9)
+    assert not found.gave_up  # it did answer, if not to the end
+    assert found.failures == {"timeout": found.requests}
+    assert set(found.examples.values()) == {"no end within 0.9 s"}
+    assert found.tokens == 2 * found.requests
+    assert found.gap_ms is not None
+    assert found.gap_ms.n == 2 * found.requests
+    assert found.gap_ms.highest > 500
+
+
+def test_count_of_tokens_above_what_was_asked_for_is_not_believed() -> None:
+    def behave(connection: socket.socket, over: threading.Event) -> None:
+        while asked_on(connection):
+            connection.sendall(HEAD + chunks(PIECE, PIECE, USAGE, DONE) + b"0\r\n\r\n")
+
+    with serving(behave) as url:
+        found = run_probe(RunningServer(url, "a", KEY), replace(LOAD, seconds=0.2))
+    assert found.failures == {}
+    assert found.tokens_from == "events"
+    assert found.tokens == 2 * found.requests
+
+
+# -- the process -------------------------------------------------------------------------------------------------------
+
+
+def test_probe_that_nobody_waits_for_any_more_ends_at_once(engine: Engine) -> None:
+    engine.faults = {"hangs"}
+    given_up = threading.Event()
+    failed: list[ProbeError] = []
+
+    def probe() -> None:
+        try:
+            run_probe(engine.running, LOAD, 60, given_up=given_up)
+        except ProbeError as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=probe)
+    thread.start()
+    assert engine.asked.wait(30)
+    [process] = [p for p in psutil.Process().children() if "registry.qa.probe" in p.cmdline()]
+    given_up.set()
+    thread.join(5)
+    assert not process.is_running()
+    assert str(failed[0]) == "The load probe was ended, since nobody waits for it any more."
+
+
+def thinks_first(connection: socket.socket, over: threading.Event) -> None:
+    while asked_on(connection):
+        over.wait(0.5)
+        connection.sendall(HEAD + chunks(PIECE, DONE) + b"0\r\n\r\n")
+
+
+def pressed_with(limit: str, spec: Spec) -> subprocess.CompletedProcess[str]:
+    command = f"ulimit {limit} && exec {sys.executable} -m registry.qa.probe press"
+    return subprocess.run(
+        ["/bin/sh", "-c", command],
+        cwd=ROOT,
+        input=json.dumps(spec.to_json()),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_probe_opens_more_connections_than_a_process_may_at_first() -> None:
+    with serving(thinks_first) as url:
+        done = pressed_with("-Sn 40", Spec(url, "a", KEY, replace(LOAD, concurrency=60, seconds=0.1)))
+    assert (done.returncode, done.stderr) == (0, "")
+    requests = json.loads(done.stdout)["requests"]
+    assert len(requests) == 60
+    assert {request["failure"] for request in requests} == {None}
+
+
+def test_too_few_connections_are_never_the_server_s_failure() -> None:
+    with serving(thinks_first) as url:
+        done = pressed_with("-n 40", Spec(url, "a", KEY, replace(LOAD, concurrency=60, seconds=0.1)))
+    assert done.returncode == 2
+    assert done.stderr == "More connections were needed than the 40 files that a process may open here.\n"
+    assert done.stdout == ""

@@ -139,3 +139,15 @@ def test_engine_counts_the_tokens_that_the_probe_counts(tmp_path: Path) -> None:
 def test_engine_whose_metrics_are_no_metrics_adds_nothing(recorder: Recorder) -> None:
     recorder.metrics_text = "these { are no metrics"
     assert run_probe(recorder.running, LOAD).engine == {}
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["vllm:generation_tokens_total +Inf\n", 'vllm:time_to_first_token_seconds_bucket{le="soon"} 1\n'],
+    ids=["endless count", "limit that is no number"],
+)
+def test_engine_that_counts_nonsense_is_measured_all_the_same(recorder: Recorder, text: str) -> None:
+    recorder.metrics_text = f"# TYPE x gauge\n{text}vllm:prompt_tokens_total 7\n"
+    found = run_probe(recorder.running, LOAD)
+    assert found.failures == {}
+    assert "generation_tokens" not in found.engine

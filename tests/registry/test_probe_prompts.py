@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from registry.qa import own_files
+from registry.qa.own_files import OwnFileError
 from registry.qa.policy import Load
 from registry.qa.probe import prompts
 from registry.qa.probe.measured import Question
-from registry.qa.probe.prompts import PROMPTS, Asked, PromptsError, asked, mean_tokens, read_questions
+from registry.qa.probe.prompts import PROMPTS, Asked, asked, read_questions
 
 
 def first(count: int, load: Load, *, seed: int = 1, own: tuple[Question, ...] = ()) -> list[Asked]:
@@ -38,7 +40,6 @@ def test_lengths_come_in_the_shares_that_the_policy_sets() -> None:
     assert words[50] / 4000 == pytest.approx(0.75, abs=0.03)
     assert {*tokens} == {8, 64}
     assert tokens[64] / 4000 == pytest.approx(0.8, abs=0.03)
-    assert mean_tokens(load) == pytest.approx(0.2 * 8 + 0.8 * 64)
 
 
 def test_another_mix_of_answers_leaves_the_prompts_as_they_were() -> None:
@@ -74,12 +75,14 @@ def test_file_of_prompts_and_messages_is_read(tmp_path: Path) -> None:
         (b'{"messages": []}', 'has "messages" that are no list, or an empty one'),
         (b'{"messages": [{"role": "user"}]}', 'has a message without "role" or "content"'),
         (b'{"prompt": "\xff"}', "Line 2 of p.jsonl is no UTF-8 text"),
+        (b'{"prompt": "\\ud83d"}', "Line 2 of p.jsonl is no UTF-8 text"),
+        (b'{"messages": [{"role": "user", "content": NaN}]}', "Line 2 of p.jsonl holds NaN, which is no JSON"),
         (b"[" * 100_000, "Line 2 of p.jsonl is nested too deeply"),
     ],
 )
 def test_wrong_line_is_named(tmp_path: Path, line: bytes, words: str) -> None:
     (tmp_path / "p.jsonl").write_bytes(b'{"prompt": "fine"}\n' + line + b"\n")
-    with pytest.raises(PromptsError) as error:
+    with pytest.raises(OwnFileError) as error:
         read_questions(tmp_path, "p.jsonl")
     assert words in str(error.value)
 
@@ -88,7 +91,7 @@ def test_wrong_line_is_named(tmp_path: Path, line: bytes, words: str) -> None:
 def test_file_outside_the_folder_is_refused(tmp_path: Path, name: str) -> None:
     (tmp_path / "secret.jsonl").write_text('{"prompt": "secret"}')
     (tmp_path / "files").mkdir()
-    with pytest.raises(PromptsError, match="leads out of the folder"):
+    with pytest.raises(OwnFileError, match="is not a file inside the folder for such files"):
         read_questions(tmp_path / "files", name)
 
 
@@ -99,7 +102,7 @@ def test_link_out_of_the_folder_is_refused(tmp_path: Path) -> None:
     (files / "p.jsonl").symlink_to(tmp_path / "secret.jsonl")
     (files / "inside.jsonl").write_text('{"prompt": "ours"}')
     (files / "alias.jsonl").symlink_to(files / "inside.jsonl")
-    with pytest.raises(PromptsError, match="is a link that leads out of the folder"):
+    with pytest.raises(OwnFileError, match="is a link to outside of the folder"):
         read_questions(files, "p.jsonl")
     assert read_questions(files, "alias.jsonl") == (Question("ours"),)
 
@@ -107,20 +110,20 @@ def test_link_out_of_the_folder_is_refused(tmp_path: Path) -> None:
 def test_file_that_is_not_there_empty_or_too_large_is_refused(tmp_path: Path) -> None:
     (tmp_path / "empty.jsonl").write_text("\n \n")
     (tmp_path / "many.jsonl").write_text('{"prompt": "a"}\n' * (prompts.MOST_QUESTIONS + 1))
-    (tmp_path / "big.jsonl").write_bytes(b" " * (prompts.LARGEST_FILE + 1))
+    (tmp_path / "big.jsonl").write_bytes(b" " * (own_files.LARGEST + 1))
     for name, words in (
-        ("none.jsonl", "'none.jsonl' cannot be read: No such file or directory"),
-        ("a\0b", "cannot be read: embedded null byte"),
-        (".", "is no file"),
+        ("none.jsonl", "There is no file 'none.jsonl' in the folder for such files."),
+        ("a\0b", "is not a file inside the folder"),
+        (".", "is not a file"),
         ("empty.jsonl", "empty.jsonl holds no prompt"),
         ("many.jsonl", "has more than 10,000 prompts"),
-        ("big.jsonl", "has 16,000,001 bytes; 16,000,000 are the most"),
+        ("big.jsonl", "'big.jsonl' has more than 16,000,000 bytes"),
     ):
-        with pytest.raises(PromptsError) as error:
+        with pytest.raises(OwnFileError) as error:
             read_questions(tmp_path, name)
         assert words in str(error.value)
 
 
 def test_without_a_folder_no_file_is_looked_for() -> None:
-    with pytest.raises(PromptsError, match="no folder for the policy's own files is set"):
+    with pytest.raises(OwnFileError, match="There is no folder for such files here"):
         read_questions(None, "prompts.jsonl")

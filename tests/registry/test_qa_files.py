@@ -15,7 +15,8 @@ import pytest
 from examples.textgen import train
 from registry.engines import EngineClient
 from registry.qa.base import Context, Finding, Hardware, Outcome, RunningServer, Severity
-from registry.qa.builtin.installed import IMPORTED, is_version, python_with
+from registry.qa.builtin.exchange import Exchange
+from registry.qa.builtin.installed import IMPORTED, is_version, python_with, told_version
 from registry.qa.catalogue import all_checks, find
 from registry.qa.files import known
 from registry.qa.policy import Policy
@@ -572,6 +573,32 @@ def test_engine_that_cannot_be_used_is_told_so(
     assert words in found.reason
 
 
+@pytest.mark.parametrize("name", ["max_position_embeddings", "num_hidden_layers", "head_dim"])
+def test_number_beyond_all_measure_is_none(model: Path, name: str) -> None:
+    (model / "config.json").write_text(json.dumps({**LLAMA, name: 10**400, "rope_scaling": {"factor": 2.0}}))
+    for check in ("context_length", "memory", "parallelism"):
+        assert outcome(check, context(model, engine="vllm", hardware=Hardware(memory_bytes=10**12))).status in (
+            PASSED,
+            NOT_APPLICABLE,
+        )
+
+
+def test_many_pickles_have_not_as_many_findings_and_the_worst_come_first(model: Path) -> None:
+    for number in range(60):
+        (model / f"a{number}.pkl").write_bytes(pickle.dumps([1]))
+    (model / "z.pkl").write_bytes(b"cos\nsystem\n(Vtrue\ntR.")
+    found = outcome("pickles", context(model))
+    assert (len(found.findings), found.findings[0].sentence) == (50, "z.pkl imports os.system when it is loaded.")
+
+
+def test_heads_that_are_not_counted_are_not_called_divided(model: Path) -> None:
+    (model / "config.json").write_text(json.dumps({**LLAMA, "num_attention_heads": None}))
+    two = context(model, "-tp", "2")
+    assert outcome("parallelism", two).status is NOT_CHECKED
+    assert "does not count the attention heads" in outcome("parallelism", two).reason
+    assert outcome("parallelism", context(model, "-pp", "2")).status is PASSED
+
+
 # -- the version that runs -----------------------------------------------------------------------------------------
 
 
@@ -620,6 +647,22 @@ def test_server_that_is_gone_has_no_known_version(model: Path) -> None:
     found = outcome("engine_version", context(model, server=gone))
     assert found.status is FAILED
     assert "The version of the engine is not known" in found.reason
+
+
+@pytest.mark.parametrize(
+    ("body", "version"),
+    [
+        (b'{"version": "0.24.1"}', "0.24.1"),
+        (b'{"version": "b0-unknown"}', ""),
+        (b'{"version": "Unknown"}', ""),
+        (b'{"version": null}', ""),
+        (b'{"version": {"major": 1}}', ""),
+        (b"[]", ""),
+    ],
+)
+def test_version_that_says_unknown_is_not_told(body: bytes, version: str) -> None:
+    assert told_version(Exchange("GET", "/version", 200, body=body), "version") == version
+    assert told_version(Exchange("GET", "/version", 500, body=body), "version") == ""
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from registry.qa.base import Check, Context, Severity
+from registry.qa.base import Check, Context, RunningServer, Severity
 from registry.qa.builtin.integration import AarCore, Dtesn, MembraneTopology, _levels
 from registry.qa.builtin.integration_imports import AarCoreImport, DtesnImport, EchoSelf
 from registry.qa.imports.look import Place, find, look
@@ -22,6 +22,7 @@ from registry.qa.runner import Result, examine
 from registry.scoring import Status
 from tests.registry.faults_integration import FAULTS
 from tests.registry.faulty_engine import KEY, Engine, running_engine
+from tests.registry.worst_servers import refuses, serving
 
 HTTP = ("integration.dtesn", "integration.membrane_topology", "integration.aar_core")
 IMPORTS = ("integration.dtesn_import", "integration.aar_core_import", "integration.echo_self")
@@ -84,6 +85,19 @@ def test_dtesn_without_the_engine_passes_with_a_finding(ask: Ask) -> None:
 @pytest.mark.parametrize("faults", [(), ("page for every address",)])
 def test_plain_engine_has_nothing_to_look_at(ask: Ask, faults: tuple[str, ...]) -> None:
     assert {r.outcome.status for r in ask(*faults).values()} == {Status.NOT_APPLICABLE}
+
+
+def test_proxy_that_refuses_what_it_does_not_know_stands_before_a_plain_engine() -> None:
+    with serving(refuses) as url:
+        context = Context(None, None, "aphrodite", Policy(), RunningServer(url, "words", "a-secret-key"))
+        results = examine(context, [c for c in CHECKS if c.name in HTTP])
+    assert {r.outcome.status for r in results} == {Status.NOT_APPLICABLE}, [r.outcome.reason for r in results]
+
+
+def test_route_that_is_refused_where_others_are_unknown_is_there_and_fails(ask: Ask) -> None:
+    outcome = ask("dtesn forbidden")["integration.dtesn"].outcome
+    assert outcome.status is Status.FAILED
+    assert "GET /v1/dtesn/status answered 403" in outcome.reason
 
 
 def test_name_of_the_sequence_alone_is_no_evidence(ask: Ask) -> None:
@@ -321,6 +335,10 @@ def test_components_that_work_pass_when_they_are_imported(tmp_path: Path) -> Non
         ({"levels": "[1, 1, 2, 5]"}, "level 4 of the membranes has 5, A000081 gives 4"),
         ({"levels": "[1, 1]"}, "its membranes have only 2 levels"),
         ({"levels": "[]"}, "it has no membranes"),
+        (
+            {"update": "self.states = dict(list(self.states.items())[:16 + int(given[0])])"},
+            "update_system() showed 4.7, 4.8 with only one of two inputs",
+        ),
         ({"gain": "0.0"}, "17 of 17 reservoirs have the same state after opposite inputs"),
         ({"gain": "float('nan')"}, "brought states that are no finite numbers"),
         ({"issues": "['B-Series classifier not available']"}, "says: B-Series classifier not available"),

@@ -17,9 +17,13 @@ import pytest
 from registry.qa.base import Context, Hardware, Outcome, RunningServer
 from registry.qa.builtin.performance import BetweenTokens, ErrorRate, FirstToken, Memory, Throughput, Whole
 from registry.qa.builtin.performance_baseline import NotSlowerThanLive
-from registry.qa.builtin.performance_limits import ClosedLoop, HighestRate
+from registry.qa.builtin.performance_limits import ClosedLoop, HighestRate, _judge
 from registry.qa.catalogue import all_checks
 from registry.qa.policy import Load, Policy
+from registry.qa.probe.knee import Holds, Knee, Pressed
+from registry.qa.probe.measured import Measured, Request
+from registry.qa.probe.press import tokens_asked
+from registry.qa.probe.report import ProbeReport, report
 from registry.qa.probe.run import run_probe
 from registry.qa.runner import examine
 from registry.scoring import Status
@@ -176,9 +180,42 @@ def test_server_that_falls_silent_after_the_warm_up_is_pressed_by_no_other_load(
 
 def test_load_too_small_for_the_demanded_throughput_counts_the_mix_of_lengths(engine: Engine) -> None:
     load = replace(SHORT, output_tokens=((10, 1.0), (30, 1.0)))
-    outcome = Throughput().run(context(engine.running, replace(POLICY, load=load, min_throughput_tokens_sec=2001)))
+    outcome = Throughput().run(context(engine.running, replace(POLICY, load=load, min_throughput_tokens_sec=2500)))
     assert outcome.status is Status.NOT_CHECKED
-    assert "100 requests/s with 20 tokens each ask for 2000 tokens/s at most" in outcome.reason
+    assert f"100 requests/s for 0.5 s ask for {tokens_asked(load) / 0.5:.0f} tokens/s at most" in outcome.reason
+    assert 52 * 10 < tokens_asked(load) < 52 * 30
+    assert outcome.reason.endswith("raise its rate or its max_tokens.")
+
+
+def test_load_whose_requests_happen_to_be_few_is_not_held_against_the_server(engine: Engine) -> None:
+    """Poisson: 50 requests are expected in this time and 46 fall into it, so no server could bring 1,900 tokens/s."""
+    load = replace(SHORT, requests_per_second=92.0)
+    possible = tokens_asked(load) / load.seconds
+    assert possible != 92 * 20
+    for limit, status in ((possible + 1, Status.NOT_CHECKED), (possible / 2, Status.PASSED)):
+        outcome = Throughput().run(context(engine.running, replace(POLICY, load=load, min_throughput_tokens_sec=limit)))
+        assert outcome.status is status
+
+
+def slow_because_sent_late(value: float, late: float) -> ProbeReport:
+    request = Request(due=0, ended=1, lag=late, first=value, whole=value, pieces=1)
+    return report(Measured("/v1/completions", True, 5.0, (request,) * 100))
+
+
+@pytest.mark.parametrize(
+    ("value", "late", "status"),
+    [
+        (0.5, 0.2, Status.ERROR),  # 300 ms if it had been sent in time, and 450 are allowed
+        (0.5, 0.01, Status.FAILED),
+        (5.0, 0.2, Status.FAILED),
+        (5.0, 0.6, Status.ERROR),
+    ],
+)
+def test_probe_that_was_late_itself_blames_no_server(value: float, late: float, status: Status) -> None:
+    looked_at = context(RunningServer("http://127.0.0.1:1", "words", KEY))
+    outcome = FirstToken().judge(looked_at, slow_because_sent_late(value, late))
+    assert outcome.status is status
+    assert ("this machine was too busy" in outcome.reason) == (status is Status.ERROR)
 
 
 def test_closed_loop_of_the_policy_is_said_as_such(engine: Engine) -> None:
@@ -203,8 +240,8 @@ def test_own_prompts_are_what_the_server_is_asked(recorder: Recorder, tmp_path: 
     ("name", "words"),
     [
         ("ours.jsonl", "Line 2 of ours.jsonl is no JSON"),
-        ("../ours.jsonl", "leads out of the folder"),
-        ("theirs.jsonl", "'theirs.jsonl' cannot be read: No such file or directory"),
+        ("../ours.jsonl", "is not a file inside the folder"),
+        ("theirs.jsonl", "There is no file 'theirs.jsonl' in the folder for such files."),
     ],
 )
 def test_own_prompts_that_cannot_be_used_are_an_error_and_nothing_is_asked(
@@ -240,7 +277,9 @@ def family() -> Iterator[psutil.Process]:
 
 
 def test_memory_of_all_processes_of_the_server_is_counted(engine: Engine, family: psutil.Process) -> None:
-    outcome = Memory().run(context(replace(engine.running, pid=family.pid), hardware=Hardware(gpus=0)))
+    looked_at = context(replace(engine.running, pid=family.pid), hardware=Hardware(gpus=0))
+    looked_at.scratch["performance.probe"] = run_probe(engine.running, SHORT)
+    outcome = Memory().run(looked_at)
     assert outcome.status is Status.PASSED
     assert outcome.value is not None
     assert HELD / 1e9 <= outcome.value < 5 * HELD / 1e9
@@ -251,7 +290,7 @@ def test_more_memory_than_the_policy_allows_fails(engine: Engine, family: psutil
     policy = replace(POLICY, max_memory_gb=0.04)
     outcome = Memory().run(context(replace(engine.running, pid=family.pid), policy))
     assert outcome.status is Status.FAILED
-    assert "the limit is 0.04 GB" in outcome.reason
+    assert "in 2 processes without a load before; the limit is 0.04 GB." in outcome.reason
     assert "memory of a GPU is not in this figure" in outcome.reason  # whether there is one was not declared
 
 
@@ -269,7 +308,7 @@ def test_memory_that_nobody_tells_is_not_checked(recorder: Recorder) -> None:
     outcome = Memory().run(context(recorder.running))
     assert outcome.status is Status.NOT_CHECKED
     assert outcome.reason == (
-        "It does not run on this machine, and /metrics does not say process_resident_memory_bytes."
+        "Which process it is cannot be seen from here, and /metrics does not say process_resident_memory_bytes."
     )
     assert Memory.weight > 0
 
@@ -345,6 +384,23 @@ def test_server_that_holds_at_no_rate_fails(engine: Engine) -> None:
     assert outcome.reason.startswith("Even at 100 requests/s the limits (450 ms to the first token and 1 % errors) do ")
     assert outcome.value == 0
     assert [press["limits"] for press in outcome.evidence["presses"]] == ["broke", "broke"]
+
+
+def test_answers_that_last_longer_than_the_wait_for_a_first_token_do_not_break_a_rate(engine: Engine) -> None:
+    engine.gap_delay = 0.11  # an answer takes 2.1 s, and four times the limit for the first token is 1.8 s
+    outcome = HighestRate().run(context(engine.running, knee(lowest_rate=40.0, highest_rate=40.0)))
+    assert outcome.status is Status.PASSED
+    assert "and 0 of " in outcome.reason
+
+
+def test_rate_that_was_not_come_down_to_is_not_said_to_break() -> None:
+    broken = tuple(Pressed(1000 / 2 ** (n // 2), Holds.NO, "the first token never came") for n in range(14))
+    outcome = _judge(Knee(broken, None, broken[-1].rate), 1.0, POLICY)
+    assert outcome.status is Status.NOT_CHECKED
+    assert outcome.reason.startswith(
+        "At 15.6 requests/s and above the limits (450 ms to the first token and 1 % errors"
+    )
+    assert "14 presses did not come down to 1: give the policy's load a lower rate to begin with." in outcome.reason
 
 
 def test_lowest_rate_above_the_highest_is_an_error(engine: Engine) -> None:

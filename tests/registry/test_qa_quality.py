@@ -17,13 +17,15 @@ from registry.qa.base import Context, Outcome
 from registry.qa.builtin.exchange import Exchange, visit
 from registry.qa.builtin.quality import AgainstLive, HeldOutTexts
 from registry.qa.builtin.quality_compare import compared
-from registry.qa.builtin.quality_measure import Loss, Match, Measured, Unmeasured, Way, loss_of, measure
-from registry.qa.held_out import HeldOut, HeldOutError, Task, Text, inside, load
+from registry.qa.builtin.quality_measure import Loss, Match, Measured, TooSlow, Way, loss_of, measure
+from registry.qa.held_out import HeldOut, Task, Text, load
+from registry.qa.own_files import OwnFileError, inside
 from registry.qa.policy import Policy
 from registry.qa.runner import examine
 from registry.scoring import Status
 from tests.registry.faulty_engine import Engine, running_engine
 from tests.registry.faulty_language import Drawing, log_probabilities, words_of, write
+from tests.registry.recorder import recording
 
 TEXTS = ["".join(write([], 14, Drawing(), random.Random(seed))) for seed in range(30)]
 PROMPTS = ["The objects in their", " one class is made", " so on and"]
@@ -169,9 +171,7 @@ def test_server_that_stops_answering_fails_and_ends_soon(ask: Ask, engine: Engin
     engine.be("hangs")
     outcome = ask()
     assert outcome.status is Status.FAILED
-    assert (
-        "Line 1 has no answer: the server gave no answer (/v1/completions did not end within 5.0 s)" in outcome.reason
-    )
+    assert "Line 1 has no answer: the server gave no answer (/v1/completions did not end within" in outcome.reason
 
 
 # -- beside the live version -------------------------------------------------------------------------------------------
@@ -206,7 +206,7 @@ def test_few_prompts_cannot_show_that_it_is_worse(ask: Ask, engine: Engine) -> N
         "it continued 0 word for word and the live version 3 (3 only the live version, 0 only this one)"
         in outcome.reason
     )
-    chance = "up to 2 percentage points worse is allowed, but it may be chance (p = 0.12)."
+    chance = "up to 2 percentage points worse is allowed, but it may be chance (p = 0.13)."
     assert outcome.reason.endswith(f": 75.0 percentage points worse; {chance}")
 
 
@@ -252,7 +252,7 @@ def test_surely_worse_is_not_enough_where_it_is_allowed() -> None:
 
 
 def test_two_comparisons_share_the_chance_of_a_false_alarm() -> None:
-    """Five prompts that only the live version solved: p = 1/32 is below 0.05 and not below the half of it."""
+    """Five prompts that only the live version solved: p = 0.041 is below 0.05 and not below the half of it."""
     prompts = measured(right=[False] * 5), measured(right=[True] * 5)
     assert verdict(*prompts).status is Status.FAILED
     mine, live = (measured([20.0], [match.right for match in side.matches]) for side in prompts)
@@ -268,6 +268,18 @@ def test_equal_models_are_called_worse_no_more_often_than_promised() -> None:
         live = rng.gamma(9.0, 4.0, size=30)
         mine = live * 1.02 + rng.normal(0.0, 1.0, size=30)
         failed += verdict(measured(mine.tolist()), measured(live.tolist())).status is Status.FAILED
+    assert failed / 600 <= 0.077
+
+
+def test_model_that_solves_exactly_as_many_prompts_less_as_it_may_is_seldom_called_worse() -> None:
+    """1,000 prompts, of which 22 % only the live version solves and 20 % only this one: the margin of 2 points itself.
+    Against chance alone, and the margin by what was seen, a third of 600 comparisons would fail."""
+    rng = np.random.default_rng(6)
+    failed = 0
+    for _ in range(600):
+        draws = rng.random(1000)
+        live, mine = draws < 0.22, (draws >= 0.22) & (draws < 0.42)
+        failed += verdict(measured(right=mine.tolist()), measured(right=live.tolist())).status is Status.FAILED
     assert failed / 600 <= 0.077
 
 
@@ -310,7 +322,7 @@ def test_too_many_lines_for_the_time_are_said_to_be_so(engine: Engine) -> None:
     context = Context(None, None, "vllm", Policy(), engine.running)
     held_out = HeldOut(tuple(Text(n, "a b") for n in range(5)))
     ticks = iter(range(0, 1000, 25))
-    with visit(context) as visitor, pytest.raises(Unmeasured) as caught:
+    with visit(context) as visitor, pytest.raises(TooSlow) as caught:
         measure(visitor, held_out, clock=lambda: float(next(ticks)))
     assert str(caught.value).startswith("Only 2 of 5 lines were answered within 60 s; set most_lines")
 
@@ -326,21 +338,26 @@ def test_too_many_lines_for_the_time_are_said_to_be_so(engine: Engine) -> None:
         ("[1]", "f.jsonl, line 1: give"),
         ('{"text": " "}', "f.jsonl, line 1: text must be a text of 1 to 20,000 characters."),
         ('{"text": 5}', "f.jsonl, line 1: text must be a text"),
+        (
+            json.dumps({"prompt": "a", "completion": "b" * 1001}),
+            "line 1: completion must be a text of 1 to 1,000 characters.",
+        ),
+        ('{"text": "a\\ud83d"}', "f.jsonl, line 1: text holds half of a surrogate pair, which no request can carry."),
         ('{"prompt": "a", "completion": ""}', "f.jsonl, line 1: completion must be a text"),
         (b'{"text": "\xff"}', "f.jsonl is not UTF-8 (byte 10)."),
     ],
 )
 def test_wrong_line_is_named(tmp_path: Path, content: str | bytes, words: str) -> None:
     (tmp_path / "f.jsonl").write_bytes(content if isinstance(content, bytes) else content.encode())
-    with pytest.raises(HeldOutError) as caught:
-        load(tmp_path / "f.jsonl", 100)
+    with pytest.raises(OwnFileError) as caught:
+        load(tmp_path, "f.jsonl", 100)
     assert words in str(caught.value)
 
 
 def test_lines_are_read_as_they_stand(tmp_path: Path) -> None:
     path = tmp_path / "f.jsonl"
     path.write_bytes('\ufeff{"text": "a\u2028b"}\r\n\r\n{"completion": "c", "prompt": "p"}'.encode())
-    assert load(path, 9) == HeldOut((Text(1, "a\u2028b"),), (Task(3, "p", "c"),), 0)
+    assert load(tmp_path, "f.jsonl", 9) == HeldOut((Text(1, "a\u2028b"),), (Task(3, "p", "c"),), 0)
 
 
 @pytest.mark.parametrize(
@@ -352,9 +369,9 @@ def test_file_outside_of_the_folder_is_never_read(tmp_path: Path, name: str) -> 
     (tmp_path / "secret").write_text("{}")
     (folder / "out").symlink_to(tmp_path / "secret")
     (folder / "loop").symlink_to(folder / "loop")
-    with pytest.raises(HeldOutError):
+    with pytest.raises(OwnFileError):
         inside(folder, name)
-    with pytest.raises(HeldOutError, match="There is no folder"):
+    with pytest.raises(OwnFileError, match="There is no folder"):
         inside(None, name)
 
 
@@ -371,3 +388,28 @@ def test_word_that_goes_on_is_another_word(engine: Engine, tmp_path: Path) -> No
     with visit(context) as visitor:
         found = measure(visitor, HeldOut((), tasks))
     assert [match.right for match in found.matches] == [True, False, True]
+
+
+@pytest.mark.parametrize("wanted", ["1234567890", "今日は良い天気"])
+def test_so_many_tokens_are_asked_for_that_the_wanted_text_can_come(wanted: str) -> None:
+    """One for each digit, and up to three for a character of another script: some models cut no coarser."""
+    with recording() as recorder:
+        context = Context(None, None, "vllm", Policy(), recorder.running)
+        with visit(context) as visitor:
+            measure(visitor, HeldOut((), (Task(1, "a", wanted),)))
+    assert recorder.bodies[-1]["max_tokens"] > len(wanted.encode())
+
+
+def test_texts_that_a_model_finds_impossible_have_a_perplexity_all_the_same() -> None:
+    """Engines write -9999 for a probability of 0."""
+    assert math.isfinite(Measured([Loss(1, 9999.0 * 10, 10, 50)]).perplexity)
+
+
+def test_comparison_that_was_given_up_asks_nothing_more(engine: Engine, live: Engine, tmp_path: Path) -> None:
+    (tmp_path / "texts.jsonl").write_text(lines({"text": TEXTS[0]}))
+    policy = Policy(parameters={"quality.held_out": {"file": "texts.jsonl"}})
+    context = Context(None, None, "vllm", policy, engine.running, live=live.running, files=tmp_path)
+    context.given_up.set()
+    with pytest.raises(TimeoutError, match="Nobody waits for this check any more"):
+        AgainstLive().run(context)
+    assert not engine.asked.is_set()

@@ -18,7 +18,10 @@ from registry.qa.base import Check, Context, Finding, Outcome, RunningServer, Se
 from registry.qa.builtin.exchange import visit
 from registry.qa.policy import Load, Policy
 from registry.qa.runner import Result, examine, to_scored
+from registry.qa.warming import warm_up
 from registry.scoring import Status
+from tests.registry.recorder import recording
+from tests.registry.worst_servers import serving, silent
 
 SERVER = RunningServer("http://127.0.0.1:1", "words", "a-secret-key")
 CONTEXT = Context(Path("/nowhere"), Manifest((FileEntry("a", 0, "0" * 64),)), "vllm", Policy(), SERVER)
@@ -320,6 +323,41 @@ def test_server_has_only_so_long_for_all_checks_together() -> None:
     assert [r.outcome.status for r in results] == [Status.ERROR] + [Status.NOT_CHECKED] * 3
     assert results[0].outcome.reason == "The check was ended: the 0.3 s for all checks of the server were used up."
     assert results[3].outcome.reason.startswith("It was not begun: the 0.3 s")
+
+
+def test_server_is_asked_once_before_the_first_check_so_that_none_takes_its_first_start_for_its_speed() -> None:
+    with recording() as recorder:
+        seen: list[int] = []
+
+        def count(context: Context) -> Outcome:
+            seen.append(len(recorder.bodies))
+            return Outcome.passed("Counted.")
+
+        context = replace(CONTEXT, server=recorder.running)
+        examine(context, [variant("files", needs_artifact=True, **FILES)], warm_up=warm_up)
+        assert recorder.bodies == []  # nobody wants to know anything of it
+        examine(context, [variant("first", count)], warm_up=warm_up)
+        assert (seen, recorder.paths) == ([1], ["/v1/completions"])
+
+
+def test_copy_of_the_live_version_is_asked_once_too() -> None:
+    with recording() as recorder:
+
+        @contextmanager
+        def live() -> Iterator[RunningServer]:
+            yield recorder.running
+
+        examine(CONTEXT, [variant("compare", **LIVE)], start_live=live, warm_up=warm_up)
+        assert recorder.paths == ["/v1/completions"]
+
+
+def test_server_that_hangs_at_its_first_request_uses_up_the_time_of_the_checks_and_no_more() -> None:
+    began = time.monotonic()
+    with serving(silent) as url:
+        context = replace(CONTEXT, server=RunningServer(url, "words", ""))
+        result = examine(context, [Sound], warm_up=warm_up, server_seconds=0.3)[0]
+    assert time.monotonic() - began < 10
+    assert result.outcome.reason == "It was not begun: the 0.3 s for all checks of the server were used up."
 
 
 def test_policy_with_a_longer_load_has_so_much_more_time() -> None:

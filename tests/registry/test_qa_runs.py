@@ -30,6 +30,7 @@ from registry.qa.policy import Load, Policy
 from registry.scoring import Status
 from tests.conftest import Cast
 from tests.registry.faulty_engine import Engine, running_engine
+from tests.registry.recorder import recording
 from tests.registry.steps import fresh
 
 QUICK = Policy(max_latency_ms=450, load=Load(requests_per_second=100, seconds=0.25, warm_up_requests=2, max_tokens=20))
@@ -123,6 +124,17 @@ def test_faultless_version_awaits_its_approval(run: QARun, host: Any, engine: En
         "stage": "awaiting_approval", "score": 100.0, "qa_run": run.pk, "digest": run.digest,
     }  # fmt: skip
     assert engine.running.api_key not in json.dumps(list(ended.results.values()), default=str)
+
+
+def test_server_is_warmed_up_before_it_is_examined(run: QARun, host: Any) -> None:
+    @contextmanager
+    def serve(version: ModelVersion, run: QARun) -> Iterator[RunningServer]:
+        yield recorder.running
+
+    with recording() as recorder:
+        host(serve)
+        qa_runs.run(run.pk)
+    assert recorder.bodies[0]["logprobs"] == 1
 
 
 def test_open_server_is_blocked_with_that_reason(run: QARun, host: Any, engine: Engine) -> None:

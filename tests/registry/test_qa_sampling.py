@@ -7,17 +7,19 @@ from dataclasses import replace
 
 import pytest
 
-from registry.qa.base import Context
-from registry.qa.builtin.answers import read
-from registry.qa.builtin.exchange import Exchange
+from registry.qa.base import Check, Context
+from registry.qa.builtin.answers import greedy, read
+from registry.qa.builtin.compatibility import Repeatable
+from registry.qa.builtin.exchange import Exchange, patience, visit
 from registry.qa.builtin.samplers import SAMPLERS
-from registry.qa.builtin.sampling import stop_string
+from registry.qa.builtin.sampling import MaxTokens, Refuses, Seed, Several, stop_string
 from registry.qa.catalogue import all_checks
 from registry.qa.policy import Policy
 from registry.qa.runner import Result, examine
 from registry.scoring import Status
 from tests.registry.faulty_engine import Engine, running_engine
 from tests.registry.faulty_state import DIALECTS
+from tests.registry.recorder import recording
 
 GENERATIVE = ("generation", "repeatable", "seed", "stop", "max_tokens", "several", "refuses", "samplers")
 
@@ -146,6 +148,43 @@ def test_server_that_is_gone_is_asked_only_once(ask: Ask) -> None:
 
 def test_server_that_is_busy_for_a_moment_is_asked_again(ask: Ask) -> None:
     assert statuses(ask("busy at first")) == dict.fromkeys(GENERATIVE, Status.PASSED)
+
+
+@pytest.mark.parametrize("check", [Seed, MaxTokens, Several, Refuses, Repeatable])
+def test_server_that_allows_too_few_requests_is_neither_blamed_nor_praised(check: type[Check]) -> None:
+    """A 429 is no refusal of a wrong value, and no text that a seed did not repeat."""
+    with recording() as recorder:
+        context = Context(None, None, "openai", Policy(), recorder.running)
+        with visit(context) as visitor:
+            assert greedy(context, visitor).nothing is None
+        recorder.status = 429
+        outcome = check().run(context)
+    assert outcome.status is Status.NOT_CHECKED
+    assert outcome.reason == (
+        "POST /v1/completions answered 429 (too many requests) again and again, so this could not be tried: "
+        "give the key of the examination a higher rate limit."
+    )
+
+
+def test_slow_server_is_waited_for_as_long_as_it_was_seen_to_need(engine: Engine) -> None:
+    engine.first_delay = 1.5
+    context = Context(None, None, "vllm", Policy(), engine.running)
+    with visit(context) as visitor:
+        base = greedy(context, visitor)
+    assert base.nothing is None
+    assert 6.0 <= base.patience <= 20.0
+    assert [patience(seconds) for seconds in (0.0, 1.0, 2.0, 5.0, 60.0)] == [5, 5, 8, 20, 20]
+
+
+def test_check_that_a_slow_server_leaves_no_time_for_says_so_itself(engine: Engine) -> None:
+    class Hurried(Seed):
+        timeout = 2.2
+
+    engine.first_delay = 0.03
+    outcome = Hurried().run(Context(None, None, "vllm", Policy(), engine.running))
+    assert outcome.status is Status.NOT_CHECKED
+    assert outcome.reason.startswith("The server is too slow for it: after ")
+    assert outcome.reason.endswith(" answers the check's time was used up.")
 
 
 def test_broken_stream_is_the_fault_of_generation_and_the_others_say_that_they_judged_without(ask: Ask) -> None:

@@ -29,6 +29,7 @@ TASK = {
     "api_key": KEY,
     "document": EMPTY,
     "seconds": 5,
+    "answer_within": 3,
     "examples": 1,
 }
 

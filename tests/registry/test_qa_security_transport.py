@@ -15,12 +15,13 @@ import pytest
 import trustme
 
 from registry.qa.base import Context, RunningServer, Severity
-from registry.qa.builtin.security_asking import RawRequest, send
+from registry.qa.builtin.security_raw import RawRequest, send
 from registry.qa.builtin.security_transport import accepts_old_tls
 from registry.qa.catalogue import all_checks
 from registry.qa.policy import Policy
 from registry.qa.runner import Result, examine
 from registry.scoring import Status
+from tests.registry.test_qa_security import alone
 
 NAME = "security.transport"
 
@@ -186,7 +187,7 @@ def test_server_that_speaks_no_tls_fails_and_one_that_is_gone_is_not_checked() -
 
         thread = threading.Thread(target=babble, daemon=True)
         thread.start()
-        outcome = judged(f"https://localhost:{port}").outcome
+        outcome = alone(NAME, RunningServer(f"https://localhost:{port}", "words", "key"))
         thread.join(20)
     assert outcome.status is Status.FAILED
     assert "No TLS connection to localhost comes about" in outcome.reason

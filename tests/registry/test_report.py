@@ -101,12 +101,37 @@ def test_score_below_the_minimum_is_not_approved_although_nothing_blocks() -> No
     strict = examination(RATE, Policy(minimum_score=90))
     assert not strict.score.blocked
     assert not strict.approved
-    assert strict.verdict.endswith("The policy asks for at least 90.")
+    assert "less than the 90 that the policy asks for" in to_json(strict)["qa_report"]["sentence"]
     assert examination(RATE, Policy(minimum_score=84)).approved
+
+
+def test_band_of_caution_is_not_approved_by_a_lower_minimum() -> None:
+    some = with_outcome("security.rate_limit", Outcome.failed("No request of 200 was refused."))
+    low = examination([replace(one, weight=3.0) if one.name == "security.rate_limit" else one for one in some],
+                      Policy(minimum_score=60))  # fmt: skip
+    assert (low.score.points, low.score.blocked, low.approved) == (76.5, False, False)
 
 
 def test_required_failure_is_not_approved_whatever_the_minimum_is() -> None:
     assert not examination(OPEN_DOOR, Policy(minimum_score=0)).approved
+
+
+def test_check_that_is_called_like_a_key_of_its_category_does_not_stand_in_its_place() -> None:
+    names = ["house.error", "house.score", "house.checks", "house.test_name", "house.tidy"]
+    house = to_json(examination([*PASSED, *(result(name, Outcome.passed("Fine.")) for name in names)]))
+    category = house["test_results"]["house"]
+    assert [error.message for error in VALID.iter_errors(house)] == []
+    assert (category["test_name"], category["score"], category["tidy"]) == ("house", 100, "passed")
+    assert [check["name"] for check in category["checks"]] == names
+    assert "error" not in category
+
+
+def test_text_that_no_file_can_hold_is_replaced_and_not_a_crash() -> None:
+    broken = replace(examination(), model_name="wo\udcffrds\0", policy={"minimum_score": 80, "x": float("nan")})
+    report = to_json(broken)
+    assert report["qa_report"]["model_name"] == "wo?rds\N{REPLACEMENT CHARACTER}"
+    assert json.loads(json.dumps(report, ensure_ascii=False, allow_nan=False).encode()) == report
+    assert "wo?rds" in markdown(broken).encode().decode()
 
 
 # --- The hash ---------------------------------------------------------------------------------------------------------
@@ -150,10 +175,16 @@ def test_hash_tells_apart(other: Examination) -> None:
 def test_markdown_says_the_verdict_first_and_what_failed() -> None:
     text = markdown(examination(OPEN_DOOR))
     assert text.startswith("## ❌ words: not approved\n\nBlocked: It is open.")
-    assert "| Security | ❌ failed | 1 passed, 1 failed | 50 | 25 % | −15.7 |" in text
+    assert "| Security | ❌ failed | 1 passed, 1 failed | 50 | 31.2 % | −15.7 |" in text
     assert "- **key\\_required** (❌ failed, required, −15.7 points): It is open." in text
     assert "- **critical**: POST /invocations answers without a key. *Put a guard before it.*" in text
     assert "<summary>All 6 checks</summary>" in text
+
+
+def test_share_of_a_category_is_that_of_the_whole_whatever_its_weight_is() -> None:
+    text = markdown(examination(policy=Policy(weights={"compatibility": 1, "performance": 2, "security": 1})))
+    shares = dict(re.findall(r"^\| (\w+) \|.*\| (\S+(?: %)?) \| 0 \|$", text, re.MULTILINE))
+    assert shares == {"Compatibility": "25 %", "Performance": "50 %", "Security": "25 %", "Integration": "–"}
 
 
 def test_markdown_of_a_faultless_examination_lists_no_failures() -> None:
@@ -168,7 +199,10 @@ def test_markdown_names_what_was_left_out() -> None:
     assert "Left out by whoever examined: performance.first\\_token." in text
 
 
-HOSTILE = "a | b\n| c ``` <script>alert(1)</script> </details> @everyone **x** [l](http://h.example) <!-- # \\"
+HOSTILE = (
+    "a | b\n| c ``` <script>alert(1)</script> </details> @everyone #12 www.h.example "
+    "**x** [l](http://h.example) <!-- # \\"
+)
 
 
 def test_markdown_is_not_opened_by_what_a_server_said() -> None:
@@ -178,6 +212,7 @@ def test_markdown_is_not_opened_by_what_a_server_said() -> None:
     assert "<script" not in text
     assert "<!--" not in text
     assert "@everyone" not in text
+    assert not re.search(r"#\w|://\w|www\.\w", text)
     rows = [line for line in text.splitlines() if line.startswith("|")]
     assert {len(re.findall(r"(?<!\\)\|", row)) - 1 for row in rows} == {5, 6}
 
@@ -196,6 +231,15 @@ def test_markdown_that_would_be_too_long_for_a_comment_leaves_the_table_out() ->
     assert len(text) < 60_000
     assert "too long for a comment" in text
     assert "<details>" not in text
+
+
+def test_markdown_with_thousands_of_findings_stays_short_and_says_how_many_more() -> None:
+    many = tuple(Finding(Severity.LOW, f"{n} {'*' * 400}", "Do it.") for n in range(300))
+    bad = [result(f"security.c{n}", Outcome.failed("|" * 400, findings=many)) for n in range(60)]
+    text = markdown(examination(bad))
+    assert len(text) < 60_000
+    assert re.search(r"^- and 1\d,?\d{3} more, which are in the JSON report$", text, re.MULTILINE)
+    assert text.rstrip().endswith("points were asked for.</sub>")
 
 
 @pytest.mark.parametrize(

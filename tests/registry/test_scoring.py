@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from registry.scoring import CATEGORY_WEIGHTS, Band, Loss, Scored, Status, band_of, score
+from registry.scoring import CATEGORY_WEIGHTS, Band, Loss, Scored, Status, band_of, needs_override, score
 
 CATEGORIES = [name for name, weight in CATEGORY_WEIGHTS.items() if weight]
 UNKNOWN = (Status.FAILED, Status.ERROR, Status.NOT_CHECKED)
@@ -149,6 +149,25 @@ def test_sentence_names_what_cost_the_points_and_how_many() -> None:
         "76.1 of 100 (caution): only an approver's override with a reason lets it through. "
         "Points were lost on: Rate limiting (14.3), Keys are not echoed (9.6)."
     )
+
+
+def test_sentence_says_when_the_policy_asks_for_more_than_a_good_score() -> None:
+    found = [scored(weight=9), scored(Status.FAILED, label="Keys are not echoed")]
+    assert score(found, minimum_score=90).sentence.startswith("90 of 100 (good): may be approved;")
+    assert score(found, minimum_score=90.5).sentence.startswith(
+        "90 of 100 (good): less than the 90.5 that the policy asks for; only an approver's override with a reason lets "
+        "it through. Points were lost on: "
+    )
+
+
+@pytest.mark.parametrize(
+    ("points", "minimum", "needed"),
+    [(100, 80, False), (84, 84, False), (84, 85, True), (79.9, 60, True), (65, 0, True), (64.9, 0, False)],
+)
+def test_override_is_needed_in_the_band_of_caution_and_below_the_policys_minimum(
+    points: float, minimum: float, needed: bool
+) -> None:
+    assert needs_override(points, minimum) is needed
 
 
 def test_sentence_names_five_and_counts_the_rest() -> None:

@@ -65,6 +65,11 @@ def answers_late(connection: socket.socket, over: threading.Event) -> None:
     connection.sendall(OK)
 
 
+def refuses(connection: socket.socket, over: threading.Event) -> None:
+    connection.recv(65_536)
+    connection.sendall(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+
+
 WORST: dict[str, Behave] = {
     "silent": silent,
     "healthy, then silent": healthy_then_silent,

@@ -32,6 +32,7 @@ class Upstream:
         self.name = name
         self.streams = {}
         self.heads = []
+        self.connections = 0
         self.released = threading.Event()
         self._loop = asyncio.new_event_loop()
 
@@ -63,6 +64,7 @@ class Upstream:
         await asyncio.gather(*others, return_exceptions=True)
 
     async def _serve(self, reader, writer):
+        self.connections += 1
         try:
             while True:
                 head = (await reader.readuntil(b"\r\n\r\n")).decode()
@@ -249,6 +251,17 @@ def test_dead_candidate_is_not_hidden_behind_the_stable_version(gateway, stable)
     record = gateway.record_of(request_id)
     assert record["backend"] == "dead"
     assert "UF" in record["flags"]
+
+
+def test_connection_is_used_once_for_a_server_that_does_not_keep_them(gateway, stable):
+    for keeps_connections, connections in ((True, 1), (False, 5), (True, 1)):
+        gateway.route(Backend("stable", stable.address, TOTAL_WEIGHT, keeps_connections))
+        gateway.get("/prod/m/who")  # takes what is left of before
+        before = stable.connections
+        with gateway.client() as client:
+            assert [client.get("/prod/m/who").status_code for _ in range(5)] == [200] * 5
+        assert stable.connections - before <= connections
+        assert keeps_connections or stable.connections - before == connections
 
 
 def test_client_cannot_ask_for_retries_that_would_hide_errors(gateway, all_stable, stable):

@@ -63,6 +63,7 @@ def test_gpus_are_those_that_the_vendors_command_lists(tmp_path: Path) -> None:
     assert len(nvidia_gpus({**environment, "CUDA_VISIBLE_DEVICES": "GPU-3f1c"})) == 1
     assert nvidia_gpus({**environment, "CUDA_VISIBLE_DEVICES": ""}) == []
     assert nvidia_gpus({**environment, "CUDA_VISIBLE_DEVICES": "-1"}) == []
+    assert nvidia_gpus({**environment, "CUDA_VISIBLE_DEVICES": "1,-1,0"}) == [Gpu(81920 << 20, 90)]  # as CUDA does
 
 
 @pytest.mark.parametrize("script", ["exit 9", "echo 'No devices were found'", "kill -9 $$"])

@@ -55,8 +55,17 @@ def test_approved_version_says_that_its_approval_is_in_the_way(world: World) -> 
     version = examined_for(world, "staging")
     registry_actions.approve(version, actor=world.cast.bo)
     strict_production(world)
-    with pytest.raises(Conflict, match="It is approved already, so that has to be taken back first"):
+    with pytest.raises(Conflict, match="suspend it, examine it for production, and approve it anew"):
         world.request(version)
+
+
+def test_what_the_sentence_says_leads_into_the_other_environment(world: World) -> None:
+    version = examined_for(world, "staging")
+    registry_actions.approve(version, actor=world.cast.bo)
+    strict_production(world)
+    registry_actions.suspend(version, actor=world.cast.bo, reason="For production.")
+    registry_actions.approve(examined_for(world, "production", version), actor=world.cast.bo)
+    assert looked_at(world.request(version)).status == Status.PROVISIONING
 
 
 def test_one_examination_is_enough_where_both_environments_ask_the_same(world: World) -> None:

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deploypipe.core.errors import RouterError
+from registry.models import ModelVersion
 from rollouts import routing
 from rollouts.backends import routers
 from rollouts.models import Deployment, Desired, Environment, Route
@@ -43,6 +44,16 @@ def test_candidate_comes_first_and_what_is_only_warm_last(world: World, pair: tu
         Backend(stable.name, world.deployment(stable.version).address, 9000),
         Backend(warm.name, "h:1", 0),
     )
+
+
+@pytest.mark.parametrize(("engine", "keeps"), [("llamacpp", False), ("vllm", True), ("of yesterday", True)])
+def test_connections_are_kept_as_the_engine_keeps_them(
+    world: World, pair: tuple[Deployment, Deployment], engine: str, keeps: bool
+) -> None:
+    candidate, _ = pair
+    ModelVersion.objects.filter(pk=candidate.version_id).update(engine=engine)
+    (table,) = routing.tables("envoy")
+    assert [backend.keeps_connections for backend in table.backends] == [keeps, True]
 
 
 @pytest.mark.parametrize("gone", [{"phase": Phase.FAILED, "address": ""}, {"phase": Phase.STARTING}])

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from deploypipe.stats.paired import mcnemar, sign_flip
+from deploypipe.stats.paired import sign_flip, solved_more
 
 # Darwin's 15 pairs of maize plants, crossed minus self-fertilised, eighths of an inch; the example on which Fisher
 # introduced the test (The Design of Experiments, section 21): 863 of 32,768 assignments of signs reach the sum, so the
@@ -63,8 +63,32 @@ def test_level_is_kept_where_there_is_no_difference() -> None:
     assert 30 <= false <= 71
 
 
-@pytest.mark.parametrize(("only_first", "only_second"), [(0, 0), (5, 0), (8, 2), (2, 8), (30, 30), (121, 59)])
-def test_mcnemar_is_the_binomial_tail(only_first: int, only_second: int) -> None:
-    n = only_first + only_second
-    expected = stats.binomtest(only_first, n, alternative="greater").pvalue if n else 1.0
-    assert mcnemar(only_first, only_second) == pytest.approx(expected)
+def test_score_test_has_the_published_answer() -> None:
+    """Tango's first example: 44 patients, one succeeds with the standard only, none with the other only; that the other
+    is worse by 10 points is rejected with Z = 1.709."""
+    chance = solved_more(0, 1, 44, allowed=-0.1, correction=0.0)
+    assert -stats.norm.ppf(chance) == pytest.approx(1.709, abs=5e-4)
+
+
+@pytest.mark.parametrize(("only_first", "only_second"), [(5, 0), (8, 2), (30, 20), (121, 59)])
+def test_with_nothing_allowed_it_is_nearly_the_exact_test(only_first: int, only_second: int) -> None:
+    exact = stats.binomtest(only_first, only_first + only_second, alternative="greater").pvalue
+    assert exact <= solved_more(only_first, only_second, 500) <= 1.25 * exact
+
+
+@pytest.mark.parametrize(("only_first", "only_second", "tasks"), [(0, 0, 0), (0, 0, 5), (2, 8, 20), (3, 3, 6)])
+def test_who_did_not_solve_more_is_not_shown_to(only_first: int, only_second: int, tasks: int) -> None:
+    assert solved_more(only_first, only_second, tasks) == solved_more(only_first, only_second, tasks, allowed=0.1) == 1
+
+
+@pytest.mark.parametrize("tasks", [20, 200, 1000])
+@pytest.mark.parametrize("allowed", [0.0, 0.02, 0.1])
+@pytest.mark.parametrize("each_alone", [0.0, 0.02, 0.1, 0.3])
+def test_level_is_kept_where_the_first_solves_exactly_as_many_more_as_it_may(
+    tasks: int, allowed: float, each_alone: float
+) -> None:
+    """2,000 comparisons of two that each solve a share of the tasks alone, the first `allowed` more."""
+    rng = np.random.default_rng(9)
+    drawn = rng.multinomial(tasks, [each_alone + allowed, each_alone, 1 - 2 * each_alone - allowed], size=2000)
+    false = sum(solved_more(int(a), int(b), tasks, allowed=allowed) <= 0.05 for a, b, _ in drawn)
+    assert false / 2000 <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / 2000)

@@ -149,10 +149,12 @@ def test_what_it_was_judged_by_names_environment_and_limits(world: World, page: 
     QARun.objects.filter(pk=run.pk).update(environment="production", policy=policy)
     text = page(run)
     assert "Environment production" in text
-    assert "First token, P95, at most 200 ms" in text
-    assert "20 requests/s at random moments, for 5 s" in text
-    assert "security.rate_limit: burst 50" in text
-    assert "Never block Integration, Quality" in text
+    assert "Policies, the most general first The product's defaults" in text
+    assert "First token, 95th percentile, at most 200 ms" in text
+    assert "Weight of performance 30" in text
+    assert "Requests in a second 20 requests/s How long it is pressed 5 s" in text
+    assert "Burst of security.rate_limit 50" in text
+    assert "Security never blocks no Integration never blocks yes" in text
 
 
 def test_examination_that_does_not_exist_is_not_found(world: World, signed_in: SignedIn) -> None:

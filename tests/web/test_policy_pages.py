@@ -195,6 +195,14 @@ def test_preview_says_what_would_change_and_changes_nothing(policy: QAPolicy, si
     assert QAPolicy.objects.count() == 3
 
 
+def test_change_says_which_of_a_categorys_settings_it_is(cast: Cast, signed_in: SignedIn) -> None:
+    text = "test_categories: {security: {weight: 40, required: false}}"
+    html = _edit(signed_in, query="", text=text, preview="1").content.decode()
+    assert "Weight of security: 25 → <strong>40</strong>" in html
+    assert "Security never blocks: no → <strong>yes</strong>" in html
+    assert not QAPolicy.objects.exists()
+
+
 def test_stale_form_is_refused_and_keeps_what_was_typed(policy: QAPolicy, signed_in: SignedIn) -> None:
     response = _edit(signed_in, text="quality_thresholds: {minimum_score: 12}", seen=1)
     assert response.status_code == 409
@@ -215,6 +223,21 @@ def test_earlier_number_is_restored_as_a_new_one(policy: QAPolicy, signed_in: Si
     assert b"Number 3 holds now." in html
     restored = QAPolicy.objects.latest("pk")
     assert (restored.values, restored.pipeline, restored.note) == (first.values, first.pipeline, "Back.")
+
+
+def test_restoring_is_refused_where_somebody_set_another_number_since(policy: QAPolicy, signed_in: SignedIn) -> None:
+    first = QAPolicy.objects.get(model__name="textgen", number=1)
+    html = signed_in("bo").get(pages(policy)["first"]).content.decode()
+    assert '<input type="hidden" name="seen" value="2">' in html
+    response = signed_in("bo").post(reverse("policy-restore", args=[first.pk]), {"seen": 1}, follow=True)
+    assert "it is at number 2 now" in response.content.decode()
+    assert QAPolicy.objects.count() == 3
+
+
+def test_note_that_is_too_long_is_refused_and_not_dropped(policy: QAPolicy, signed_in: SignedIn) -> None:
+    response = signed_in("bo").post(reverse("policy-restore", args=[policy.pk - 1]), {"note": "x" * 5001}, follow=True)
+    assert "at most 5000 characters" in response.content.decode()
+    assert QAPolicy.objects.count() == 3
 
 
 def test_newest_number_offers_no_restore(policy: QAPolicy, signed_in: SignedIn) -> None:

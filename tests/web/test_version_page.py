@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import re
+
 from django.urls import reverse
 from django.utils import timezone
 
+from registry import policy_actions
 from registry.lifecycle import Stage
 from registry.models import Approval, ModelVersion, QARun
 from tests.conftest import Cast
@@ -84,6 +87,53 @@ def test_engineer_asks_for_an_examination(world: World, signed_in: SignedIn) -> 
     assert world.waiting.stage == Stage.EXAMINING
     html = _post(signed_in, "ana", "examine", world.waiting)
     assert "This version is examining" in html
+
+
+def test_version_is_examined_for_the_environment_that_is_chosen(world: World, signed_in: SignedIn, cast: Cast) -> None:
+    policy_actions.save_policy(None, "canary", {"minimum_score": 91}, actor=cast.bo)
+    html = signed_in("ana").get(reverse("version-detail", args=[world.waiting.pk])).content.decode()
+    select = re.search(r'<select name="environment">(.*?)</select>', html)
+    assert select is not None
+    assert re.findall(r'value="(\w*)"( selected)?', select[1]) == [
+        ("", " selected"), ("staging", ""), ("canary", ""), ("production", ""),
+    ]  # fmt: skip
+    assert "textgen v3 for canary is asked for" in _post(
+        signed_in, "ana", "examine", world.waiting, environment="canary"
+    )
+    run = QARun.objects.get(pk=_run(world.waiting))
+    assert (run.environment, run.policy["minimum_score"]) == ("canary", 91)
+
+
+def test_environment_of_the_newest_examination_is_chosen_first(world: World, signed_in: SignedIn) -> None:
+    QARun.objects.filter(version=world.waiting).update(environment="production")
+    html = signed_in("ana").get(reverse("version-detail", args=[world.waiting.pk])).content.decode()
+    assert '<option value="production" selected>' in html
+
+
+def test_environment_that_does_not_exist_is_refused(world: World, signed_in: SignedIn) -> None:
+    assert "use one of staging, canary, production" in _post(
+        signed_in, "ana", "examine", world.waiting, environment="moon"
+    )
+    assert world.waiting.stage == Stage.AWAITING_APPROVAL
+
+
+def test_approver_suspends_and_the_dialog_says_what_it_means(world: World, signed_in: SignedIn) -> None:
+    html = signed_in("bo").get(reverse("version-detail", args=[world.live.pk])).content.decode()
+    assert "may be deployed again only when it was examined and approved anew" in html
+    assert "It serves 90 % of traffic in production." in html
+    assert "None holds" not in html
+    assert "A suspension needs a reason." in _post(signed_in, "bo", "suspend", world.live, reason=" ")
+    assert "textgen v1 is suspended." in _post(signed_in, "bo", "suspend", world.live, reason="For production.")
+    assert world.live.stage == Stage.SUSPENDED
+    html = signed_in("bo").get(reverse("version-detail", args=[world.live.pk])).content.decode()
+    assert "None holds: the newest was taken back." in html
+    assert reverse("version-suspend", args=[world.live.pk]) not in html
+    assert reverse("version-examine", args=[world.live.pk]) in html
+
+
+def test_only_approvers_suspend(world: World, signed_in: SignedIn) -> None:
+    assert "This needs the role approver or admin" in _post(signed_in, "cy", "suspend", world.live, reason="x")
+    assert world.live.stage == Stage.APPROVED
 
 
 def test_report_tells_progress_while_it_runs(world: World, signed_in: SignedIn) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from django import template
 from django.template.context import Context
@@ -17,6 +17,9 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
 from deploypipe.core.status import Tone, status_of
+
+if TYPE_CHECKING:
+    from deploypipe.core.pages import Choice
 
 register = template.Library()
 
@@ -335,14 +338,15 @@ def verb_button(
     reason_label: str = "",
     target: str = "",
     small: bool = False,
+    choice: Choice | None = None,
     **fields: object,
 ) -> dict[str, Any]:
     """A POST form of one button.
 
     `tone`: plain, primary, ok or bad. `confirm`: the consequence in a sentence; then a dialog opens first, or, without
     JavaScript, the same form unfolds. `reason`: "optional" or "required" adds a text field to it. `disabled_reason`:
-    the button is there, cannot be pressed and says why. `target`: a CSS selector that htmx replaces with the answer.
-    Other keywords become hidden fields.
+    the button is there, cannot be pressed and says why. `choice`: something to choose in that form. `target`: a CSS
+    selector that htmx replaces with the answer. Other keywords become hidden fields.
     """
     return {
         "csrf_token": context.get("csrf_token"),
@@ -358,6 +362,7 @@ def verb_button(
         "reason_label": reason_label or ("Reason" if reason == "required" else "Reason (optional)"),
         "target": target,
         "small": small,
+        "choice": choice,
         "fields": {name: value for name, value in fields.items() if value is not None},
     }
 

@@ -4,19 +4,30 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from registry.qa.base import Context, Outcome
-from registry.qa.builtin.exchange import ABSENT, CHAT, COMPLETIONS, Exchange, Visitor, events
+from registry.qa.builtin.exchange import (
+    ABSENT,
+    CHAT,
+    COMPLETIONS,
+    LEAST_PATIENCE,
+    MOST_PATIENCE,
+    TOO_MANY,
+    Exchange,
+    Visitor,
+    events,
+    patience,
+)
 from registry.qa.probe.prompts import PROMPTS
 
 MAX_TOKENS = 16
 FINISHED = ("stop", "length", "repetition", "tool_calls", "eos")
 FULL = frozenset({"vllm", "aphrodite", "textgen"})
 """Engines that are known to do all that is asked of them; others may say clearly that they cannot."""
-FIRST_WITHIN = 20.0  # a cold engine has been seen to need 20 s for its first text
 FEWEST_WORDS = 4
 PROMPTS_TRIED = 3
 SCRATCH = "compatibility.greedy"
@@ -136,6 +147,8 @@ class Greedy:
     prompt: str
     plain: Answer
     streamed: Answer
+    patience: float = LEAST_PATIENCE
+    """Seconds for one answer as long as these, by how long they took."""
 
     @property
     def text(self) -> str:
@@ -169,33 +182,54 @@ def greedy(context: Context, visitor: Visitor) -> Greedy:
 
 def _ask(visitor: Visitor) -> Greedy:
     path = COMPLETIONS
-    first = visitor.complete(path, PROMPTS[0], max_tokens=1, sent="max_tokens 1", timeout=FIRST_WITHIN)
+    # A cold engine has been seen to need 20 s for its first text.
+    first = visitor.complete(path, PROMPTS[0], max_tokens=1, sent="max_tokens 1", timeout=MOST_PATIENCE)
     if first.status in ABSENT:
-        chat = visitor.complete(CHAT, PROMPTS[0], max_tokens=1, sent="max_tokens 1", timeout=FIRST_WITHIN)
+        chat = visitor.complete(CHAT, PROMPTS[0], max_tokens=1, sent="max_tokens 1", timeout=MOST_PATIENCE)
         path, first = (CHAT, chat) if chat.status not in ABSENT else (path, first)
     if first.status == 0:
         return Greedy(path, PROMPTS[0], read(first), read(first))
     tried: list[tuple[int, str, Answer]] = []
+    within = MOST_PATIENCE  # until one of this length was seen
     for number, prompt in enumerate(PROMPTS[:PROMPTS_TRIED]):
-        answer = read(visitor.complete(path, prompt, max_tokens=MAX_TOKENS, sent=_sent("temperature 0")))
+        began = time.monotonic()
+        sent = _sent("temperature 0")
+        answer = read(visitor.complete(path, prompt, max_tokens=MAX_TOKENS, sent=sent, timeout=within))
+        within = patience(time.monotonic() - began)
         tried.append((-number, prompt, answer))
         if answer.problem not in ("", "there is no text") or len(answer.text.split()) >= FEWEST_WORDS:
             break
     else:  # none says much: the longest will do
         tried.sort(key=lambda one: (len(one[2].text.split()), one[0]))
     _, prompt, plain = tried[-1]
-    return Greedy(path, prompt, plain, _streamed(visitor, path, prompt))
+    return Greedy(path, prompt, plain, _streamed(visitor, path, prompt, within), within)
 
 
-def _streamed(visitor: Visitor, path: str, prompt: str) -> Answer:
+def _streamed(visitor: Visitor, path: str, prompt: str, within: float) -> Answer:
     """With the usage at its end, where the server can do that."""
     tried: tuple[dict[str, Any], ...] = ({"stream_options": {"include_usage": True}}, {})
     for options in tried:
         sent = _sent("temperature 0, streamed")
-        exchange = visitor.complete(path, prompt, max_tokens=MAX_TOKENS, stream=True, sent=sent, **options)
+        exchange = visitor.complete(
+            path, prompt, max_tokens=MAX_TOKENS, stream=True, sent=sent, timeout=within, **options
+        )
         if exchange.status not in (400, 422):
             break
     return read(exchange)
+
+
+def limited(path: str) -> str:
+    """The sentence for an answer 429, which says nothing of what was asked."""
+    return (
+        f"POST {path} answered {TOO_MANY} (too many requests) again and again, so this could not be tried: "
+        "give the key of the examination a higher rate limit."
+    )
+
+
+def parting(first: str, second: str) -> int:
+    """The first character, counted from 1, in which two texts differ."""
+    pairs = zip(first, second, strict=False)
+    return 1 + next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(first), len(second)))
 
 
 def _sent(how: str) -> str:

@@ -6,8 +6,8 @@ import json
 
 from registry import artifacts
 from registry.qa.base import Check, Context, Outcome
-from registry.qa.builtin.answers import FINISHED, FULL, MAX_TOKENS, Answer, greedy, read
-from registry.qa.builtin.exchange import VisitingCheck, Visitor, listed
+from registry.qa.builtin.answers import FINISHED, FULL, MAX_TOKENS, Answer, greedy, limited, parting, read
+from registry.qa.builtin.exchange import TOO_MANY, VisitingCheck, Visitor, listed
 from registry.qa.catalogue import check
 
 CATEGORY = "compatibility"
@@ -139,17 +139,22 @@ class Repeatable(VisitingCheck):
         if base.nothing:
             return base.nothing
         pair = [
-            read(visitor.complete(base.path, base.prompt, max_tokens=MAX_TOKENS, sent="temperature 0"))
+            read(
+                visitor.complete(
+                    base.path, base.prompt, max_tokens=MAX_TOKENS, sent="temperature 0", timeout=base.patience
+                )
+            )
             for _ in range(2)
         ]
         evidence = {"exchanges": [one.exchange.evidence() for one in pair]}
         if wrong := next((one for one in pair if one.problem), None):
+            if wrong.exchange.status == TOO_MANY:
+                return Outcome.not_checked(limited(base.path), evidence=evidence)
             return Outcome.failed(f"There is nothing to compare: POST {base.path}: {wrong.problem}.", evidence=evidence)
         texts = [one.text for one in pair]
         if texts[0] != texts[1]:
-            place = next((i for i, (a, b) in enumerate(zip(*texts, strict=False)) if a != b), min(map(len, texts)))
             return Outcome.failed(
-                f"The same prompt at temperature 0 gave two texts, different from character {place + 1} on.",
+                f"The same prompt at temperature 0 gave two texts, different from character {parting(*texts)} on.",
                 evidence={**evidence, "texts": texts},
             )
         return Outcome.passed("The same prompt at temperature 0 gave the same text twice.", evidence=evidence)

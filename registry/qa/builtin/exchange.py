@@ -20,8 +20,18 @@ BODY_START = 300
 PROMPT = "The statement is used to"
 REFUSED = (401, 403)
 ABSENT = (404, 405)
-PATIENCE = 3
+TOO_MANY = 429
+TRIES = 3
+"""Of a request that is answered 429."""
 LONGEST_WAIT = 2.0
+LEAST_PATIENCE, MOST_PATIENCE = 5.0, 20.0
+PATIENCE = 4.0
+"""One answer may take so many times as long as such a one was seen to take: others may be asked for beside it."""
+
+
+def patience(seconds: float) -> float:
+    """For one answer of a server that has been seen to take `seconds` for one."""
+    return min(max(LEAST_PATIENCE, PATIENCE * seconds), MOST_PATIENCE)
 
 
 @dataclass(frozen=True)
@@ -91,7 +101,7 @@ class Visitor:
         content: bytes | None = None,
         headers: Mapping[str, str] | None = None,
         sent: str = "",
-        timeout: float = 5.0,
+        timeout: float = LEAST_PATIENCE,
     ) -> Exchange:
         """`sent` says for the evidence what was special about the request."""
         if self.given_up.is_set():
@@ -107,13 +117,13 @@ class Visitor:
         return Exchange(method, path, answer.status_code, "", answer.headers, answer.content, secret, sent)
 
     def complete(
-        self, path: str, prompt: str = PROMPT, *, sent: str = "", timeout: float = 5.0, **more: Any
+        self, path: str, prompt: str = PROMPT, *, sent: str = "", timeout: float = LEAST_PATIENCE, **more: Any
     ) -> Exchange:
         """A completion with the right key. Where the server says that it is too much just now, it waits a little."""
         body = self.body(path, prompt, **more)
-        for _ in range(PATIENCE):
+        for left in reversed(range(TRIES)):
             found = self.ask("POST", path, key=self.server.api_key, body=body, sent=sent, timeout=timeout)
-            if found.status != 429:
+            if found.status != TOO_MANY or not left:
                 break
             time.sleep(found.retry_after)
         return found

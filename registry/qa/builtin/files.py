@@ -323,8 +323,13 @@ class Parallelism(ConfigCheck):
             return Outcome.not_applicable("The engine runs on one device, so nothing is divided.", evidence=evidence)
         if problems := _division_problems(config, sizes) + _too_few(context.hardware, gpus):
             return Outcome.failed(f"The engine cannot start: {'; '.join(problems)}.", evidence=evidence)
-        heads = "heads that config.json does not count" if config.heads is None else f"{config.heads} attention heads"
-        return Outcome.passed(f"{heads} are divided among {tensor}, and {gpus} devices are used.", evidence=evidence)
+        if config.heads is None and tensor > 1:
+            return Outcome.not_checked(
+                f"config.json does not count the attention heads, so whether {tensor} devices can share them is open.",
+                evidence=evidence,
+            )
+        heads = f"{config.heads} attention heads are divided among {tensor}, and " if tensor > 1 else ""
+        return Outcome.passed(f"{heads}{gpus} devices are used.", evidence=evidence)
 
 
 def _division_problems(config: ModelConfig, sizes: dict[str, int]) -> list[str]:

@@ -19,6 +19,8 @@ DTESN_CHAT = "/v1/chat/completions/dtesn"
 PROCESS = "/deep_tree_echo/process"
 MEMBRANES = "/deep_tree_echo/membrane_info"
 MONITORING = "/deep_tree_echo/monitoring"
+NO_ROUTE = "/deploypipe-no-such-route"
+TOO_MANY = 429
 INPUTS = ("one two three", "a longer line of quite other words")
 DEPTH = 4
 ANSWER_WITHIN = 3.0
@@ -34,9 +36,12 @@ def off(context: Context, component: str) -> str:
     return ""
 
 
-def _is_absent(answer: Exchange) -> bool:
-    """Some servers have a page for every address: that is no API either."""
-    return answer.status in ABSENT or (answer.status == 200 and "html" in answer.headers.get("content-type", ""))
+def _is_absent(visitor: Visitor, answer: Exchange) -> bool:
+    """Some servers have a page for every address, and some proxies refuse all that they do not know."""
+    if answer.status in ABSENT or (answer.status == 200 and "html" in answer.headers.get("content-type", "")):
+        return True
+    refused = 400 <= answer.status < 500 and answer.status != TOO_MANY
+    return refused and _look(visitor, NO_ROUTE).status == answer.status
 
 
 def _evidence(exchanges: Sequence[Exchange], **more: Any) -> dict[str, Any]:
@@ -73,15 +78,16 @@ class Dtesn(VisitingCheck):
             if unknown := _unknown("DTESN", exchanges):
                 return unknown
         openai, tree = exchanges
-        if _is_absent(openai) and _is_absent(tree):
+        has_openai, has_tree = not _is_absent(visitor, openai), not _is_absent(visitor, tree)
+        if not has_openai and not has_tree:
             return Outcome.not_applicable(
                 "The engine has no DTESN routes (/v1/dtesn/status and /deep_tree_echo/status are not there).",
                 evidence=_evidence(exchanges),
             )
         problems: list[str] = []
-        if not _is_absent(openai):
+        if has_openai:
             problems += _openai_problems(visitor, openai, exchanges)
-        if not _is_absent(tree):
+        if has_tree:
             problems += _tree_problems(visitor, tree, exchanges) or _health_problems(visitor, exchanges)
         findings = _engine_findings(tree)
         evidence = _evidence(exchanges)
@@ -217,7 +223,7 @@ class MembraneTopology(VisitingCheck):
         evidence = _evidence([answer])
         if unknown := _unknown("membranes", [answer]):
             return unknown
-        if _is_absent(answer):
+        if _is_absent(visitor, answer):
             return Outcome.not_applicable(
                 f"The engine does not report membranes ({MEMBRANES} is not there).", evidence=evidence
             )
@@ -299,7 +305,7 @@ class AarCore(VisitingCheck):
             exchanges.append(_look(visitor, path))
             if unknown := _unknown("AAR Core", exchanges):
                 return unknown
-        if all(_is_absent(answer) for answer in exchanges):
+        if all(_is_absent(visitor, answer) for answer in exchanges):
             return Outcome.not_applicable(
                 "The engine has no AAR Core routes (/agents and /functions are not there).",
                 evidence=_evidence(exchanges),

@@ -126,7 +126,7 @@ class DtesnImport(ImportedCheck):
     title = "DTESN"
 
     def judge(self, seen: Seen, context: Context) -> Outcome:
-        problems = [*_reservoir_problems(seen.facts)]
+        problems = _reservoir_problems(seen.facts)
         levels = seen.facts["levels"]
         topology = _membrane_problem(levels)
         if topology:
@@ -156,6 +156,8 @@ def _reservoir_problems(facts: dict[str, Any]) -> list[str]:
         problems.append("update_system() moved no reservoir")
     if not facts["finite"]:
         problems.append("update_system() brought states that are no finite numbers")
+    if lost := facts["lost"]:
+        problems.append(f"update_system() showed {listed(lost, 3)} with only one of two inputs")
     if still := facts["still"]:
         problems.append(
             f"{len(still)} of {facts['reservoirs']} reservoirs have the same state after opposite inputs "

@@ -10,11 +10,11 @@ from registry.qa.base import Check, Context, Outcome
 from registry.qa.builtin.exchange import server_of
 from registry.qa.builtin.pressed import CATEGORY, answers_nothing, own_questions
 from registry.qa.catalogue import check
+from registry.qa.own_files import OwnFileError
 from registry.qa.parameters import Parameter
 from registry.qa.policy import Load
 from registry.qa.probe.compare import ALPHA, Compared, Comparison, Verdict, compare, pairs_of
 from registry.qa.probe.measured import Alternated
-from registry.qa.probe.prompts import PromptsError
 from registry.qa.probe.run import ProbeError, run_alternating
 
 PAIRS = 10
@@ -63,10 +63,11 @@ class NotSlowerThanLive(Check):
                 requests=_requests(load),
                 most_seconds=MOST_SECONDS,
                 questions=own_questions(context),
+                given_up=context.given_up,
             )
         except ProbeError as error:
             return Outcome.error(str(error))
-        except PromptsError as error:
+        except OwnFileError as error:
             return Outcome.error(f"The policy's own prompts cannot be used: {error}")
         return _judge(found, most)
 
@@ -111,7 +112,8 @@ def _outcome(compared: Comparison, most: float, evidence: dict[str, Any], failed
     if fine := compared.of(Verdict.NOT_SLOWER):
         said.append(f"This version is not slower than the live one by more than {most:g} %: {_named(fine)}.")
     if unclear := compared.of(Verdict.UNCLEAR):
-        said.append(f"So short a comparison cannot tell whether it is by {most:g} %: {_named(unclear)}.")
+        whether = f"this version is slower than the live one by more than {most:g} %"
+        said.append(f"So short a comparison cannot tell whether {whether}: {_named(unclear)}.")
     return Outcome.passed(f"{' '.join(said)}{failed}", **facts)
 
 

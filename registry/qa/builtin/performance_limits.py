@@ -21,7 +21,7 @@ LEAST_REQUESTS = 75
 """With fewer, nothing lies above the 95th percentile's interval; a press of a low rate lasts longer for it."""
 LONGEST_PRESS = 10.0
 PATIENCE = 4
-"""Times the latency limit: waiting longer for an answer says no more about whether the limit holds."""
+"""Times the latency limit: waiting longer for a first token says no more about whether the limit holds."""
 
 
 @check
@@ -140,6 +140,12 @@ def _judge(found: Knee, lowest: float, policy: Policy) -> Outcome:
     if found.held is None:
         if last.holds is Holds.UNKNOWN:
             return Outcome.not_checked(f"No rate was measured at which the limits hold: {last.said}.", **facts)
+        if last.rate > lowest:
+            return Outcome.not_checked(
+                f"At {last.rate:.3g} requests/s and above the limits ({limits}) do not hold, and {len(found.pressed)} "
+                f"presses did not come down to {lowest:g}: give the policy's load a lower rate to begin with.",
+                **facts,
+            )
         return Outcome.failed(
             f"Even at {last.rate:g} requests/s the limits ({limits}) do not hold: {last.said}.", value=0.0, **facts
         )

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from registry.qa.base import Context, Outcome
 from registry.qa.builtin.exchange import server_of
+from registry.qa.own_files import OwnFileError
 from registry.qa.policy import Load
 from registry.qa.probe.figures import Estimate, Figure
 from registry.qa.probe.measured import REQUEST_SECONDS, Failure, Question
-from registry.qa.probe.prompts import PromptsError, read_questions
+from registry.qa.probe.prompts import read_questions
 from registry.qa.probe.report import ProbeReport
 from registry.qa.probe.run import ProbeError, run_probe
 
@@ -43,15 +44,22 @@ def measured(
 ) -> ProbeReport | Outcome:
     try:
         questions = own_questions(context)
-        return run_probe(server_of(context), load, seed=seed, questions=questions, request_timeout=request_timeout)
+        return run_probe(
+            server_of(context),
+            load,
+            seed=seed,
+            questions=questions,
+            request_timeout=request_timeout,
+            given_up=context.given_up,
+        )
     except ProbeError as error:
         return Outcome.error(str(error))
-    except PromptsError as error:
+    except OwnFileError as error:
         return Outcome.error(f"The policy's own prompts cannot be used: {error}")
 
 
 def own_questions(context: Context) -> tuple[Question, ...]:
-    """Raises PromptsError."""
+    """Raises OwnFileError."""
     name = context.policy.load.prompts_file
     return read_questions(context.files, name) if name else ()
 

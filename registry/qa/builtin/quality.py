@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from registry.engines import EngineClient
-from registry.qa.base import Check, Context, Outcome, RunningServer
-from registry.qa.builtin.exchange import VisitingCheck, Visitor
+from dataclasses import replace
+
+from registry.qa.base import Check, Context, Outcome
+from registry.qa.builtin.exchange import VisitingCheck, Visitor, visit
 from registry.qa.builtin.quality_compare import compared
-from registry.qa.builtin.quality_measure import Measured, Unmeasured, measure
+from registry.qa.builtin.quality_measure import Measured, TooSlow, Unmeasured, measure
 from registry.qa.catalogue import check
-from registry.qa.held_out import HeldOut, HeldOutError, inside, load
+from registry.qa.held_out import HeldOut, load
+from registry.qa.own_files import OwnFileError
 from registry.qa.parameters import Parameter
 
 CATEGORY = "quality"
@@ -41,8 +43,10 @@ class HeldOutTexts(VisitingCheck):
         try:
             held_out = _held_out(context)
             found = _of_the_candidate(context, visitor, held_out)
-        except HeldOutError as error:
+        except OwnFileError as error:
             return Outcome.error(str(error))
+        except TooSlow as error:
+            return Outcome.not_checked(str(error))
         except Unmeasured as error:
             return Outcome.failed(str(error), evidence=error.evidence)
         return self._judged(context, held_out, found)
@@ -105,15 +109,13 @@ class AgainstLive(Check):
     def run(self, context: Context) -> Outcome:
         if not context.parameter(HeldOutTexts, "file"):
             return Outcome.not_applicable(HOW)
-        if context.live is None or context.server is None:
-            raise RuntimeError("this check needs a live copy and was run without one")
         try:
             held_out = _held_out(context)
-            with _visiting(context.server) as client:
-                mine = _of_the_candidate(context, Visitor(context.server, client), held_out)
-            with _visiting(context.live) as client:
-                live = measure(Visitor(context.live, client), held_out)
-        except HeldOutError as error:
+            with visit(context) as visitor:
+                mine = _of_the_candidate(context, visitor, held_out)
+            with visit(replace(context, server=context.live)) as visitor:
+                live = measure(visitor, held_out)
+        except OwnFileError as error:
             return Outcome.error(str(error))
         except Unmeasured as error:
             return Outcome.not_checked(f"There is nothing to compare: {error}", evidence=error.evidence)
@@ -125,13 +127,9 @@ class AgainstLive(Check):
         )
 
 
-def _visiting(server: RunningServer) -> EngineClient:
-    return EngineClient(server.base_url, None)
-
-
 def _held_out(context: Context) -> HeldOut:
-    path = inside(context.files, context.parameter(HeldOutTexts, "file"))
-    return load(path, context.parameter(HeldOutTexts, "most_lines"))
+    name, most_lines = (context.parameter(HeldOutTexts, parameter) for parameter in ("file", "most_lines"))
+    return load(context.files, name, most_lines)
 
 
 def _of_the_candidate(context: Context, visitor: Visitor, held_out: HeldOut) -> Measured:

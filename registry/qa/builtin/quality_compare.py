@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from deploypipe.stats.paired import mcnemar, sign_flip
+from deploypipe.stats.paired import sign_flip, solved_more
 from registry.qa.base import Outcome
 from registry.qa.builtin.quality_measure import Measured
 
@@ -82,4 +82,5 @@ def _matches_compared(mine: Measured, live: Measured, most_worse_points: float) 
         f"Of {len(mine.matches)} prompts it continued {mine.right} word for word and the live version {live.right} "
         f"({only_live} only the live version, {only_mine} only this one)"
     )
-    return Side("prompts", sentence, worse, most_worse_points, "percentage points", mcnemar(only_live, only_mine))
+    p = solved_more(only_live, only_mine, len(mine.matches), allowed=most_worse_points / 100)
+    return Side("prompts", sentence, worse, most_worse_points, "percentage points", p)

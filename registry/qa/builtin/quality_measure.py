@@ -10,12 +10,12 @@ from enum import StrEnum
 from typing import Any
 
 from registry.qa.builtin.answers import read
-from registry.qa.builtin.exchange import COMPLETIONS, Exchange, Visitor
+from registry.qa.builtin.exchange import COMPLETIONS, MOST_PATIENCE, Exchange, Visitor, patience
 from registry.qa.held_out import HeldOut, Task, Text
 
 WITHIN = 60.0
 """Seconds for all lines of one server."""
-LONGEST_COMPLETION = 256
+LARGEST_EXPONENT = 700.0  # e to more than 709 is no float; engines write -9999 for a probability of 0
 
 
 class Way(StrEnum):
@@ -63,7 +63,8 @@ class Measured:
 
     @property
     def perplexity(self) -> float:
-        return math.exp(_sum(loss.nats for loss in self.losses) / sum(loss.tokens for loss in self.losses))
+        mean = _sum(loss.nats for loss in self.losses) / sum(loss.tokens for loss in self.losses)
+        return math.exp(min(mean, LARGEST_EXPONENT))
 
     @property
     def bits_per_byte(self) -> float:
@@ -103,29 +104,37 @@ class Unmeasured(Exception):
         self.evidence = {"exchanges": [exchange.evidence()]} if exchange else {}
 
 
+class TooSlow(Unmeasured):
+    """It answered, but not all of it in the time there is: nothing is known of its quality."""
+
+
 def measure(visitor: Visitor, held_out: HeldOut, *, clock: Callable[[], float] = time.monotonic) -> Measured:
     """Every line of one server. Raises Unmeasured where it does not answer as it must."""
     found, ends = Measured(), clock() + WITHIN
+    within, slowest, before = MOST_PATIENCE, 0.0, math.inf  # the first may have to be prepared for
     path = visitor.completions_path() if held_out.tasks else COMPLETIONS
     lines: tuple[Text | Task, ...] = (*held_out.texts, *held_out.tasks)
     for done, line in enumerate(lines):
-        if clock() > ends:
-            raise Unmeasured(
+        if (now := clock()) > ends:
+            raise TooSlow(
                 f"Only {done} of {len(lines)} lines were answered within {WITHIN:g} s; "
                 "set most_lines of quality.held_out to fewer."
             )
+        if done:
+            slowest = max(slowest, now - before)
+            within = patience(slowest)
+        before = now
         if isinstance(line, Task):
-            found.matches.append(_match(visitor, path, line))
+            found.matches.append(_match(visitor, path, line, within))
         elif not found.no_probabilities:
-            _add_loss(visitor, line, found)
+            _add_loss(visitor, line, found, within)
     return found
 
 
-def _match(visitor: Visitor, path: str, task: Task) -> Match:
+def _match(visitor: Visitor, path: str, task: Task, within: float) -> Match:
     wanted = task.completion.strip()
-    # A token has a byte at the least; words of two letters and more are the rule.
-    most = min(LONGEST_COMPLETION, max(8, len(wanted.encode()) // 2))
-    answer = read(visitor.complete(path, task.prompt, max_tokens=most, sent=f"line {task.line}"))
+    most = len(wanted.encode()) + 1  # a token has a byte at the least; one more for the space before it
+    answer = read(visitor.complete(path, task.prompt, max_tokens=most, sent=f"line {task.line}", timeout=within))
     if answer.problem not in ("", "there is no text"):  # to say nothing at all is an answer, and the wrong one
         raise Unmeasured(f"Line {task.line} has no answer: {answer.problem}.", answer.exchange)
     text = answer.text.strip()
@@ -138,11 +147,12 @@ def _begins_with(text: str, wanted: str) -> bool:
     return text.startswith(wanted) and not (wanted[-1].isalnum() and rest[:1].isalnum())
 
 
-def _add_loss(visitor: Visitor, text: Text, found: Measured) -> None:
+def _add_loss(visitor: Visitor, text: Text, found: Measured, within: float) -> None:
     ways = [found.way] if found.way else list(Way)
     said: list[str] = []
     for way in ways:
-        exchange = visitor.complete(COMPLETIONS, text.text, sent=f"line {text.line}, {way.value}", **WAYS[way])
+        sent = f"line {text.line}, {way.value}"
+        exchange = visitor.complete(COMPLETIONS, text.text, sent=sent, timeout=within, **WAYS[way])
         if exchange.status == 0 or (exchange.status >= 500 and exchange.status != 501):
             raise Unmeasured(f"Line {text.line} has no answer: the server {exchange.said}.", exchange)
         if loss := loss_of(text, way, exchange):

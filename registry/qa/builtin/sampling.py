@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import re
+import time
 from dataclasses import dataclass, field
 from itertools import product
 from typing import Any
 
 from registry.qa.base import Context, Finding, Outcome, Severity
-from registry.qa.builtin.answers import FULL, MAX_TOKENS, Answer, Greedy, greedy, read
-from registry.qa.builtin.exchange import VisitingCheck, Visitor, listed
+from registry.qa.builtin.answers import FULL, MAX_TOKENS, Answer, Greedy, greedy, limited, parting, read
+from registry.qa.builtin.exchange import TOO_MANY, VisitingCheck, Visitor, listed
 from registry.qa.catalogue import check
 
 CATEGORY = "compatibility"
 WARM = 1.0
 SEEDS = (11, 12, 13, 14)
 LIMITS = (1, 5)
+SPARE_SECONDS = 2.0
+"""Before its time is up a check says itself how far it came."""
 CHOICES = 3
 
 
@@ -25,11 +28,22 @@ class SamplingCheck(VisitingCheck):
     timeout = 60.0
 
     def ask(self, context: Context, visitor: Visitor) -> Outcome:
+        began = time.monotonic()
         base = greedy(context, visitor)
-        return base.nothing or self.judge(context, Asking(visitor, base))
+        if nothing := base.nothing:
+            return nothing
+        asking = Asking(visitor, base, began + self.timeout)
+        try:
+            return self.judge(context, asking)
+        except Undecided as why:
+            return Outcome.not_checked(str(why), evidence=asking.evidence)
 
     def judge(self, context: Context, asking: Asking) -> Outcome:
         raise NotImplementedError
+
+
+class Undecided(Exception):
+    """The server may be sound, and could not be asked all that shows it; the text is a sentence."""
 
 
 @dataclass
@@ -38,15 +52,28 @@ class Asking:
 
     visitor: Visitor
     base: Greedy
+    ends: float
+    """When the runner gives the check up (`time.monotonic`)."""
     answers: list[Answer] = field(default_factory=list)
 
     def __call__(self, sent: str, prompt: str = "", **more: Any) -> Answer:
         if self.silent:  # it hangs or is gone: one time-out is enough for a check
             return self.answers[-1]
-        body = {"max_tokens": MAX_TOKENS, **more}
+        left = self.ends - SPARE_SECONDS - time.monotonic()
+        if left <= 0:
+            raise Undecided(self._too_slow)
+        body: dict[str, Any] = {"max_tokens": MAX_TOKENS, "timeout": min(self.base.patience, left), **more}
         answer = read(self.visitor.complete(self.base.path, prompt or self.base.prompt, sent=sent, **body))
+        if not answer.exchange.status and left < self.base.patience:
+            raise Undecided(self._too_slow)
         self.answers.append(answer)
+        if answer.exchange.status == TOO_MANY:
+            raise Undecided(limited(self.base.path))
         return answer
+
+    @property
+    def _too_slow(self) -> str:
+        return f"The server is too slow for it: after {len(self.answers)} answers the check's time was used up."
 
     @property
     def silent(self) -> bool:
@@ -80,7 +107,7 @@ class Seed(SamplingCheck):
         if first != others[0]:
             return Outcome.failed(
                 f"The seed {SEEDS[0]} gave two texts at temperature {WARM:g}, different from character "
-                f"{_parting(first, others[0])} on.",
+                f"{parting(first, others[0])} on.",
                 evidence=evidence,
             )
         if len(set(others)) == 1:
@@ -312,9 +339,3 @@ def _taken(name: str, value: float, answer: Answer) -> Finding:
         f"{name} {value:g}: the server {answer.exchange.said}.",
         f"Refuse {name} {value:g} with 400, so that a client's mistake is seen and not guessed at.",
     )
-
-
-def _parting(first: str, second: str) -> int:
-    """The first character, counted from 1, in which two texts differ."""
-    pairs = zip(first, second, strict=False)
-    return 1 + next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(first), len(second)))

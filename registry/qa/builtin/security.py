@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from registry.qa.base import Context, Finding, Outcome, Severity
@@ -16,12 +16,16 @@ from registry.qa.builtin.security_asking import (
     NO_SUCH_ROUTE,
     WRONG_KEY,
     Asking,
-    GivenUp,
-    RawRequest,
+    Request,
+    asking_within,
+    blamed,
     judged,
+    left_untried,
+    not_known,
     shown,
-    with_key,
+    why_left,
 )
+from registry.qa.builtin.security_raw import RawRequest, with_key
 from registry.qa.builtin.security_routes import DOCUMENT, INFERENCE, KNOWN_PATHS, routes_of
 from registry.qa.catalogue import check
 
@@ -30,6 +34,12 @@ NO_KEY = "no key"
 A_WRONG_KEY = "a wrong key"
 THE_RIGHT_KEY = "the right key"
 HIDDEN = "•••"
+SECONDS = 50.0
+"""For all requests of the check for the key."""
+AT_ONCE = 12
+"""Of its requests, where answers take long: it has about 120, nearly all of them to be refused."""
+ECHO_SECONDS = 25.0
+ECHO_AT_ONCE = 4
 BEFORE_THE_KEY = (400, 415, 422)
 """What was asked is looked at, so the key was not, or not yet."""
 
@@ -49,97 +59,116 @@ class KeyRequired(VisitingCheck):
         return "The policy does not demand that the server asks for a key."
 
     def ask(self, context: Context, visitor: Visitor) -> Outcome:
-        looking = _Guard(Asking(visitor))
-        looking.look()
-        here = [e for e in looking.asking.exchanges if e.status not in ABSENT]
-        routes = _routes([e for e in here if e.sent.startswith(NO_KEY)])
+        with asking_within(context, visitor, SECONDS) as asking:
+            looking = _Guard(asking)
+            looking.look()
+        here = [e for e in asking.exchanges if e.status not in ABSENT]
+        routes = _routes([e for e in here if e.sent.startswith(NO_KEY) and e.status])
+        evidence = {"exchanges": shown(here), "routes": routes}
+        findings = looking.findings()
+        if looking.untried and not blamed(findings):
+            # Not refused in time is not refused, and not let in either.
+            return Outcome.not_checked(looking.told_untried(), evidence=evidence, findings=tuple(findings))
         return judged(
-            looking.findings(),
+            findings,
             f"Without a key and with a wrong one the server refuses all {len(routes)} routes that it has of the "
-            f"{looking.tried} tried, and none of {looking.ways} ways round the key gets an answer; it does not refuse "
-            "the right key.",
-            {"exchanges": shown(here), "routes": routes},
+            f"{len(looking.wanted)} tried, and none of {looking.ways} ways round the key gets an answer; "
+            f"{looking.told_right()}.",
+            evidence,
         )
 
 
 @dataclass
 class _Guard:
-    """What the server answers to whom, on each of its inference routes."""
+    """What the server answers to whom, on each of its inference routes. A refusal costs a server nothing, a generation
+    its time: whoever must be refused asks first, and the right key last.
+    """
 
     asking: Asking
     plain: list[Exchange] = field(default_factory=list)
     """Routes as they are written, each without a key, some with a wrong one and with the right one too."""
     round_about: list[tuple[Way, Exchange]] = field(default_factory=list)
-    unfinished: bool = False
-    right_is_silent: bool = False
-
-    @property
-    def tried(self) -> int:
-        return len(_routes(self.plain))
-
-    @property
-    def ways(self) -> int:
-        return len(self.round_about)
+    wanted: list[str] = field(default_factory=list)
+    """Routes to try without a key."""
+    ways: int = 0
+    """Round the key, to try."""
+    untried: bool = False
+    """Something was left, or was not answered."""
 
     def look(self) -> None:
-        try:
-            self._guarded()
-            self._known()
-            self._shown_by_the_document()
-            self._ways_round()
-        except GivenUp:
-            self.unfinished = True
+        main = self._main()
+        known = [Request("POST", path, body={"model": self._model, **more}, sent=NO_KEY) for path, more in INFERENCE]
+        self.wanted = list(dict.fromkeys(f"{one.method} {one.path}" for one in (*main, *known)))
+        self._plain([*_as(main, NO_KEY), *_as(main, A_WRONG_KEY, WRONG_KEY)])
+        shown_too = self._shown_by_the_document()
+        self.wanted += [f"{one.method} {one.path}" for one in shown_too]
+        refused = self._plain([*known, *shown_too])
+        self._ways_round()
+        self._plain(_as([one for one in (*known, *shown_too) if one.path in refused], A_WRONG_KEY, WRONG_KEY))
+        if self.asking.key and not self.untried:
+            right = _as(main, THE_RIGHT_KEY, self.asking.key)
+            # It is not the guard that is silent where a generation takes long.
+            self.plain += [e for e in self.asking.every([replace(one, counts=False) for one in right], AT_ONCE) if e]
 
-    def _guarded(self) -> None:
+    @property
+    def _model(self) -> str:
+        return self.asking.visitor.server.model
+
+    def _main(self) -> list[Request]:
         body = self.asking.visitor.body
-        self._everybody("GET", MODELS, None, "")
+        found = [Request("GET", MODELS)]
         for path in (COMPLETIONS, CHAT):
-            self._everybody("POST", path, body(path), ", plain")
-            self._everybody("POST", path, body(path, stream=True), ", streamed")
+            found.append(Request("POST", path, body=body(path), sent=", plain"))
+            found.append(Request("POST", path, body=body(path, stream=True), sent=", streamed"))
+        return found
 
-    def _everybody(self, method: str, path: str, body: dict[str, Any] | None, how: str) -> None:
-        for who, key in ((NO_KEY, None), (A_WRONG_KEY, WRONG_KEY)):
-            self.plain.append(self.asking.ask(method, path, key=key, body=body, sent=f"{who}{how}"))
-        if self.asking.key and not self.right_is_silent:
-            answer = self.asking.ask(method, path, key=self.asking.key, body=body, sent=f"{THE_RIGHT_KEY}{how}")
-            self.plain.append(answer)
-            if not answer.status:  # is not the guard's silence, and is not waited for again
-                self.right_is_silent = True
-                self.asking.silences -= 1
+    def _plain(self, requests: Sequence[Request]) -> set[str]:
+        """The paths that refuse."""
+        answers = self._every(requests)
+        self.plain += answers
+        return {e.path for e in answers if e.status in REFUSED}
 
-    def _known(self) -> None:
-        for path, more in INFERENCE:
-            self._strangers(path, {"model": self.asking.visitor.server.model, **more})
+    def _every(self, requests: Sequence[Request]) -> list[Exchange]:
+        found = self.asking.every(requests, AT_ONCE)
+        self.untried = self.untried or any(one is None or not one.status for one in found)
+        return [one for one in found if one]
 
-    def _shown_by_the_document(self) -> None:
-        document = self.asking.ask("GET", DOCUMENT, key=self.asking.key or None, sent="the document")
-        for route in routes_of(document.json(), self.asking.visitor.server.model):
-            if route.path not in KNOWN_PATHS:
-                self._strangers(route.path, route.body)
-
-    def _strangers(self, path: str, body: dict[str, Any]) -> None:
-        without = self.asking.ask("POST", path, body=body, sent=NO_KEY)
-        self.plain.append(without)
-        if without.status in REFUSED:
-            self.plain.append(self.asking.ask("POST", path, key=WRONG_KEY, body=body, sent=A_WRONG_KEY))
+    def _shown_by_the_document(self) -> list[Request]:
+        answers = self._every([Request("GET", DOCUMENT, self.asking.key, sent="the document")])
+        found = routes_of(answers[0].json(), self._model) if answers else []
+        return [Request("POST", r.path, body=r.body, sent=NO_KEY) for r in found if r.path not in KNOWN_PATHS]
 
     def _ways_round(self) -> None:
         guarded = next((e.path for e in self.plain if e.sent == f"{NO_KEY}, plain" and e.status in REFUSED), None)
         if guarded is None:
             return  # there is nothing to get round
-        for way in ways_round(self.asking.visitor, guarded):
-            self.round_about.append((way, self.asking.raw(way.request)))
+        ways = ways_round(self.asking.visitor, guarded)
+        self.ways = len(ways)
+        answers = self.asking.every([way.request for way in ways], AT_ONCE)
+        self.untried = self.untried or None in answers
+        self.round_about += [(way, answer) for way, answer in zip(ways, answers, strict=True) if answer]
 
     # -- what it means -------------------------------------------------------------------------------------------------
 
     def findings(self) -> list[Finding]:
-        found = [*self._let_in(), *self._got_round(), *self._strange()]
-        if not found and self.unfinished:
-            silent = [e for e in self.asking.exchanges if not e.status and not e.sent.startswith(THE_RIGHT_KEY)]
-            # Not refused in time is not refused; and after several, routes were left untried.
-            sentence = f"The server left {listed(_routes(silent))} without an answer, so its guard is not known."
-            found.append(Finding(Severity.HIGH, sentence, "Find out why the server does not answer."))
-        return found + self._looked_at_first()
+        return [*self._let_in(), *self._got_round(), *self._strange(), *self._looked_at_first()]
+
+    def told_untried(self) -> str:
+        tried = _routes([e for e in self.plain if e.sent.startswith(NO_KEY) and e.status])
+        wrong = _routes([e for e in self.plain if e.sent.startswith(A_WRONG_KEY) and e.status])
+        ways = f", and of {self.ways} ways round the key {len(self.round_about)}" if self.ways else ""
+        return (
+            f"Of {len(self.wanted)} routes {len(tried)} were tried without a key and {len(self.wanted) - len(tried)} "
+            f"left, with a wrong one {len(wrong)} were tried{ways}: {why_left(self.asking)}, so "
+            f"{not_known(self.asking, 'the guard')}"
+        )
+
+    def told_right(self) -> str:
+        right = [e for e in self.plain if e.sent.startswith(THE_RIGHT_KEY)]
+        silent = [e for e in right if not e.status]
+        if not silent:
+            return "it does not refuse the right key"
+        return f"with the right key it left {listed(_routes(silent))} without an answer"
 
     def _let_in(self) -> Iterator[Finding]:
         inside = [e for e in self.plain if e.sent.startswith(NO_KEY) and _lets_in(e)]
@@ -209,6 +238,10 @@ def _neither(exchange: Exchange) -> bool:
 def _generated(exchange: Exchange) -> bool:
     """A success alone can be another page: only a generation shows that the way leads inside."""
     return _lets_in(exchange) and b'"choices"' in exchange.body
+
+
+def _as(requests: Sequence[Request], who: str, key: str = "") -> list[Request]:
+    return [replace(one, key=key, sent=f"{who}{one.sent.removeprefix(NO_KEY)}") for one in requests]
 
 
 def _routes(exchanges: list[Exchange]) -> list[str]:
@@ -298,21 +331,16 @@ class KeysNotEchoed(VisitingCheck):
     timeout = 30.0
 
     def ask(self, context: Context, visitor: Visitor) -> Outcome:
-        asking = Asking(visitor)
-        complete = True
-        try:
-            _provoke(asking)
-        except GivenUp:
-            complete = False
-        answered = [e for e in asking.exchanges if e.status]
+        with asking_within(context, visitor, ECHO_SECONDS) as asking:
+            wanted = _provoking(asking)
+            found = asking.every(wanted, ECHO_AT_ONCE)
+        answered = [e for e in found if e and e.status]
         evidence = {"exchanges": [_without(e, asking.key) for e in asking.exchanges]}
-        if not complete and not any(_leaks(e, asking.key) for e in answered):
-            silent = _routes([e for e in asking.exchanges if not e.status])
-            return Outcome.not_checked(
-                f"The server left {listed(silent)} without an answer, so what its errors say is not known.",
-                evidence=evidence,
-            )
         findings = [_leak(e, asking.key) for e in answered if _leaks(e, asking.key)]
+        given_up = bool(asking.over) or not answered
+        if given_up and not findings:
+            reason = left_untried(asking, len(answered), len(wanted), "requests", "what its errors say")
+            return Outcome.not_checked(reason, evidence=evidence)
         return judged(
             findings,
             f"None of {len(answered)} answers, errors and /metrics among them, repeats a key in its text or headers.",
@@ -320,21 +348,28 @@ class KeysNotEchoed(VisitingCheck):
         )
 
 
-def _provoke(asking: Asking) -> None:
+def _provoking(asking: Asking) -> list[Request | RawRequest]:
     right, body = asking.key, asking.visitor.body(COMPLETIONS)
-    wrong_type = {**body, "max_tokens": "many"}
-    asking.ask("GET", MODELS, key=WRONG_KEY, sent="a wrong key")
-    asking.ask("POST", COMPLETIONS, key=WRONG_KEY, body=body, sent="a wrong key")
-    asking.ask("POST", COMPLETIONS, body=body, headers={"x-api-key": WRONG_KEY}, sent="a wrong key as x-api-key")
-    asking.ask("POST", COMPLETIONS, key=right, body={**body, "model": NO_SUCH_MODEL}, sent=f"{THE_RIGHT_KEY}, no model")
-    asking.ask("POST", COMPLETIONS, key=right, content=b'{"model": ', sent=f"{THE_RIGHT_KEY}, broken JSON")
-    asking.ask("POST", COMPLETIONS, key=right, body=wrong_type, sent=f"{THE_RIGHT_KEY}, a wrong type")
-    asking.ask("POST", COMPLETIONS, key=right, content=b"words", sent=f"{THE_RIGHT_KEY}, no content type")
-    asking.ask("GET", f"/v1{NO_SUCH_ROUTE}", key=right, sent=f"{THE_RIGHT_KEY}, an unknown route")
-    asking.ask("GET", COMPLETIONS, key=right, sent=f"{THE_RIGHT_KEY}, a wrong method")
-    for path in (MODELS, "/metrics", "/version", "/health", "/server_info", DOCUMENT):
-        asking.ask("GET", path, key=right, sent=THE_RIGHT_KEY)
-    asking.raw(RawRequest("NONSENSE", COMPLETIONS, with_key(right), sent=f"{THE_RIGHT_KEY}, an unknown method"))
+
+    def post(key: str, sent: str, **more: Any) -> Request:
+        return Request("POST", COMPLETIONS, key, sent=sent, **more)
+
+    return [
+        Request("GET", MODELS, WRONG_KEY, sent=A_WRONG_KEY),
+        post(WRONG_KEY, A_WRONG_KEY, body=body),
+        post("", "a wrong key as x-api-key", body=body, headers={"x-api-key": WRONG_KEY}),
+        post(right, f"{THE_RIGHT_KEY}, no model", body={**body, "model": NO_SUCH_MODEL}),
+        post(right, f"{THE_RIGHT_KEY}, broken JSON", content=b'{"model": '),
+        post(right, f"{THE_RIGHT_KEY}, a wrong type", body={**body, "max_tokens": "many"}),
+        post(right, f"{THE_RIGHT_KEY}, no content type", content=b"words"),
+        Request("GET", f"/v1{NO_SUCH_ROUTE}", right, sent=f"{THE_RIGHT_KEY}, an unknown route"),
+        Request("GET", COMPLETIONS, right, sent=f"{THE_RIGHT_KEY}, a wrong method"),
+        *(
+            Request("GET", path, right, sent=THE_RIGHT_KEY)
+            for path in (MODELS, "/metrics", "/version", "/health", "/server_info", DOCUMENT)
+        ),
+        RawRequest("NONSENSE", COMPLETIONS, with_key(right), sent=f"{THE_RIGHT_KEY}, an unknown method"),
+    ]
 
 
 def _leak(exchange: Exchange, right: str) -> Finding:

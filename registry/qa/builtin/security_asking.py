@@ -1,79 +1,282 @@
-"""How the security checks ask: with an end to their patience, and byte by byte where a client library would tidy up."""
+"""How the security checks ask: several at once, with a patience for one answer that follows the server's own pace, and
+with an end to it all."""
 
 from __future__ import annotations
 
-import socket
-import ssl
+import threading
 import time
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import urlsplit
 
-from registry.qa.base import Finding, Outcome, RunningServer, Severity
-from registry.qa.builtin.exchange import Exchange, Visitor
+from registry.qa.base import Context, Finding, Outcome, Severity
+from registry.qa.builtin.exchange import Exchange, Visitor, listed
+from registry.qa.builtin.security_pace import Pace, longest_for, pace_of
+from registry.qa.builtin.security_raw import RawExchange, RawRequest, send
 
 CATEGORY = "security"
 WRONG_KEY = "deploypipe-wrong-key-7f3a9c"
 NO_SUCH_ROUTE = "/deploypipe-no-such-route"
 NO_SUCH_MODEL = "deploypipe-no-such-model"
-ANSWER_WITHIN = 3.0
 MOST_SILENCES = 3  # then the rest is not tried: a server that hangs is not waited for thirty times
-MOST_RAW_BYTES = 256 * 1024
 TOO_MANY = 429
 BLAMED = (Severity.CRITICAL, Severity.HIGH)
+FEW = 4
+"""Requests at once while answers are quick: more would not bring the end nearer."""
+QUICK = 0.25
+PAUSE = 1.0
+"""After a 429 that does not say how long to wait."""
+SHORTEST_PAUSE, LONGEST_PAUSE = 0.05, 5.0
 
 
 class GivenUp(Exception):
-    """The server left so many requests without an answer that no more are sent."""
+    """No more is sent. Says why, as a clause."""
+
+
+@dataclass(frozen=True)
+class Request:
+    method: str
+    path: str
+    key: str = ""
+    body: Mapping[str, Any] | None = None
+    content: bytes | None = None
+    headers: Mapping[str, str] | None = None
+    sent: str = ""
+    """For the evidence: what is special about it."""
+    counts: bool = True
+    """Whether no answer says anything against the server."""
 
 
 @dataclass
 class Asking:
-    """Asks on behalf of one check and keeps all exchanges. Raises GivenUp instead of asking a server that hangs."""
+    """Asks on behalf of one check and keeps all exchanges. Raises GivenUp instead of asking a server that hangs, or one
+    that has used up the check's time.
+    """
 
     visitor: Visitor
+    seconds: float = 30.0
+    """For the whole check: what is not tried by then stays untried."""
+    pace: Pace = field(default_factory=Pace)
     exchanges: list[Exchange] = field(default_factory=list)
     silences: int = 0
-    patience: float = 3.0
-    """Seconds that this check may wait altogether because of answers 429: they say nothing about what was asked."""
+    over: str = ""
+    """Why no more was sent, as a clause."""
+    began: float = field(default_factory=time.monotonic)
+    _answers: list[float] = field(default_factory=list)
+    """Seconds that each took."""
+    limited: bool = False
+    """The server has said 429."""
+    _resume: float = 0.0
+    """When the server, which has said 429, may be asked again."""
+    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     @property
     def key(self) -> str:
         return self.visitor.server.api_key
 
-    def ask(self, method: str, path: str, **how: Any) -> Exchange:
-        self._still_willing()
-        found = self.visitor.ask(method, path, timeout=ANSWER_WITHIN, **how)
-        if found.status == TOO_MANY and self._waited(found):
-            found = self.visitor.ask(method, path, timeout=ANSWER_WITHIN, **how)
-        self._keep(found, silent=not found.status)
-        return found
+    @property
+    def left(self) -> float:
+        return self.began + self.seconds - time.monotonic()
 
-    def raw(self, request: RawRequest, *, silence_counts: bool = True) -> RawExchange:
-        self._still_willing()
-        found = send(self.visitor.server, request)
-        if found.status == TOO_MANY and self._waited(found):
-            found = send(self.visitor.server, request)
-        # A connection that is closed is a refusal, too; only one that is left hanging is waited for.
-        self._keep(found, silent=found.late and silence_counts)
-        return found
+    @property
+    def patience(self) -> float:
+        """Seconds for one answer."""
+        return longest_for(max(self.pace.seconds, max(self._answers, default=0.0)))
 
-    def _keep(self, found: Exchange, *, silent: bool) -> None:
+    def ask(self, method: str, path: str, *, key: str | None = None, **how: Any) -> Exchange:
+        found = self.one(Request(method, path, key or "", **how))
         self.exchanges.append(found)
-        self.silences += silent
+        return found
+
+    def raw(self, request: RawRequest) -> RawExchange:
+        found = self.one(request)
+        assert isinstance(found, RawExchange)  # noqa: S101
+        self.exchanges.append(found)
+        return found
+
+    def every(self, requests: Sequence[Request | RawRequest], at_once: int) -> list[Exchange | None]:
+        """Several at once, kept and given back in their order; None for each that was left, and `over` says why."""
+        several = _Several(self, requests, at_once)
+        if not self.over:
+            several.run()
+        self.exchanges += [found for found in several.found if found]
+        return several.found
+
+    def one(self, request: Request | RawRequest) -> Exchange:
+        found = self.attempt(request)
+        if _is_silent(found) and request.counts:
+            self.count_silence()
+        return found
+
+    def count_silence(self, *, only_at_first: bool = False) -> bool:
+        """Whether it is held against the server: where other requests kept it busy only until it has answered one."""
+        with self._lock:
+            if only_at_first and self._answers:
+                return False
+            self.silences += 1
+            return True
+
+    def attempt(self, request: Request | RawRequest) -> Exchange:
+        """Waits where the server says that it is asked too much: a 429 says nothing of what was asked."""
+        refusals = 0
+        while True:
+            self._still_willing()
+            within = self.patience * (request.share if isinstance(request, RawRequest) else 1.0)
+            allowed = min(within, self.left)
+            began = time.monotonic()
+            found = self._send(request, allowed)
+            if found.status != TOO_MANY:
+                break
+            self._rest(found, refusals)
+            refusals += 1
+        if not _is_silent(found):
+            with self._lock:
+                self._answers.append(time.monotonic() - began)
+            return found
+        if allowed < within and time.monotonic() - began >= allowed:
+            raise GivenUp(self._time_is_up)  # cut short: it may have been about to answer
+        return found
+
+    def width(self, at_once: int) -> int:
+        if self.limited:
+            return 1
+        if not self._answers:
+            return max(1, MOST_SILENCES - self.silences)
+        slow = sum(self._answers) / len(self._answers) > QUICK
+        return at_once if slow else min(FEW, at_once)
+
+    def _send(self, request: Request | RawRequest, within: float) -> Exchange:
+        if isinstance(request, RawRequest):
+            return send(self.visitor.server, request, within)
+        return self.visitor.ask(
+            request.method,
+            request.path,
+            key=request.key,
+            body=request.body,
+            content=request.content,
+            headers=request.headers,
+            sent=request.sent,
+            timeout=within,
+        )
 
     def _still_willing(self) -> None:
+        if (pause := self._resume - time.monotonic()) > 0:
+            self.visitor.given_up.wait(pause)
+        if self.visitor.given_up.is_set():
+            raise TimeoutError("Nobody waits for this check any more.")
         if self.silences >= MOST_SILENCES:
-            raise GivenUp
+            raise GivenUp(f"the server left {MOST_SILENCES} requests without an answer or in the middle of one")
+        if self.left <= 0:
+            raise GivenUp(self._time_is_up)
 
-    def _waited(self, refused: Exchange) -> bool:
-        seconds = min(retry_after(refused) or 1.0, 3.0)
-        if seconds > self.patience:
-            return False
-        self.patience -= seconds
-        time.sleep(seconds)
-        return True
+    @property
+    def _time_is_up(self) -> str:
+        typical = sum(self._answers) / len(self._answers) if self._answers else self.pace.seconds
+        return f"the {self.seconds:.3g} s of this check were used up, at {typical:.1f} s for an answer"
+
+    def _rest(self, refused: Exchange, before: int) -> None:
+        said = retry_after(refused)
+        seconds = max(PAUSE if said is None else said, min(SHORTEST_PAUSE * 2**before, LONGEST_PAUSE))
+        self.limited = True
+        if seconds >= self.left:
+            raise GivenUp(
+                f"the server limits requests (429 to {refused.route}) and wants a wait of {seconds:.3g} s, of the "
+                f"{self.seconds:.3g} s of this check {max(0.0, self.left):.0f} s were left"
+            )
+        self._resume = max(self._resume, time.monotonic() + seconds)
+
+
+@dataclass
+class _Several:
+    asking: Asking
+    requests: Sequence[Request | RawRequest]
+    at_once: int
+    found: list[Exchange | None] = field(init=False)
+    waiting: deque[int] = field(init=False)
+    again: deque[int] = field(default_factory=deque)
+    running: int = 0
+    turn: threading.Condition = field(default_factory=threading.Condition)
+    problem: BaseException | None = None
+
+    def __post_init__(self) -> None:
+        self.found = [None] * len(self.requests)
+        self.waiting = deque(range(len(self.requests)))
+
+    def run(self) -> None:
+        threads = [
+            threading.Thread(target=self._work, name="security asks", daemon=True)
+            for _ in range(min(self.at_once, len(self.requests)))
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        if self.problem is not None:
+            raise self.problem
+
+    def _work(self) -> None:
+        while (place := self._next()) is not None:
+            try:
+                self._take(place)
+            except GivenUp as why:
+                self.asking.over = self.asking.over or str(why)
+            except BaseException as problem:
+                self.problem = problem
+            finally:
+                with self.turn:
+                    self.running -= 1
+                    self.turn.notify_all()
+
+    def _next(self) -> int | None:
+        with self.turn:
+            while self._goes_on() and self.running and self.running >= self.asking.width(self.at_once):
+                self.turn.wait()
+            while self._goes_on() and not self.waiting and self.running:  # what runs may have to be asked again
+                self.turn.wait()
+            if not self.waiting and self.again:
+                self.waiting, self.again, self.at_once = self.again, deque(), 1
+            if not self._goes_on() or not self.waiting:
+                return None
+            self.running += 1
+            return self.waiting.popleft()
+
+    def _goes_on(self) -> bool:
+        return not self.asking.over and self.problem is None
+
+    def _take(self, place: int) -> None:
+        request = self.requests[place]
+        alone = self.asking.width(self.at_once) == 1
+        found = self.asking.attempt(request)
+        silent = _is_silent(found) and request.counts
+        if silent and not self.asking.count_silence(only_at_first=not alone):
+            # Perhaps only for all that was asked beside it: fewer at once, and this one again by itself at the end.
+            with self.turn:
+                self.at_once = max(1, self.at_once // 2)
+                self.again.append(place)
+            return
+        self.found[place] = found
+
+
+@contextmanager
+def asking_within(context: Context, visitor: Visitor, seconds: float, *, shared: bool = False) -> Iterator[Asking]:
+    """`seconds` for the whole check, also what it takes to learn the server's pace; a shared time is what the checks
+    before have left of it.
+    """
+    began = time.monotonic()
+    pace = pace_of(context, visitor)
+    # A server that does not answer a sound request is not waited for three times more.
+    asking = Asking(visitor, pace.left(seconds) if shared else seconds, pace, silences=int(pace.silent), began=began)
+    try:
+        yield asking
+    finally:
+        pace.spend(time.monotonic() - began)
+
+
+def _is_silent(found: Exchange) -> bool:
+    # A raw connection that is closed is a refusal, too; only one that is left hanging is waited for.
+    return found.late if isinstance(found, RawExchange) else not found.status
 
 
 def retry_after(answer: Exchange) -> float | None:
@@ -84,127 +287,29 @@ def retry_after(answer: Exchange) -> float | None:
         return None
 
 
-# -- byte by byte ------------------------------------------------------------------------------------------------------
+def left_untried(asking: Asking, tried: int, all_of_them: int, what: str, unknown: str) -> str:
+    """The sentence of a check that could not ask all that it wanted to."""
+    counted = f"Of {all_of_them} {what} {tried} were tried and {all_of_them - tried} left"
+    return f"{counted}: {why_left(asking)}, so {not_known(asking, unknown)}"
 
 
-@dataclass(frozen=True)
-class RawRequest:
-    """Put on the connection as it is written here: nothing is normalised, escaped or checked."""
-
-    method: str
-    target: str
-    """Path and query as they stand in the request line, without the path of the server's own address."""
-    headers: tuple[tuple[str, bytes], ...] = ()
-    content: bytes | None = None
-    content_length: str = ""
-    """Instead of the true one."""
-    absolute: bool = False
-    """The request line carries the whole address, as to a proxy."""
-    ends_early: bool = False
-    """Say that nothing more will come once all is written, so that the server need not wait for a rest."""
-    timeout: float = ANSWER_WITHIN
-    sent: str = ""
-
-    def encode(self, server: RunningServer) -> bytes:
-        address = urlsplit(server.base_url)
-        whole = f"{address.scheme}://{address.netloc}" if self.absolute else ""
-        lines = [
-            f"{self.method} {whole}{address.path.rstrip('/')}{self.target} HTTP/1.1".encode("latin-1", "replace"),
-            b"Host: " + address.netloc.rpartition("@")[2].encode(),
-            b"Connection: close",
-            *(name.encode() + b": " + value for name, value in self.headers),
-        ]
-        if self.content is not None:
-            length = self.content_length or str(len(self.content))
-            lines += [b"Content-Type: application/json", b"Content-Length: " + length.encode()]
-        return b"\r\n".join(lines) + b"\r\n\r\n" + (self.content or b"")
+def why_left(asking: Asking) -> str:
+    return asking.over or "not all were answered"
 
 
-@dataclass(frozen=True)
-class RawExchange(Exchange):
-    head: bytes = b""
-    """Status line and headers as they came."""
-    late: bool = False
-    """It did not end in time; what came until then is here."""
-
-
-def with_key(key: str) -> tuple[tuple[str, bytes], ...]:
-    return (("Authorization", b"Bearer " + key.encode()),) if key else ()
-
-
-def send(server: RunningServer, request: RawRequest) -> RawExchange:
-    """Ends within the request's time-out, also when the server drips."""
-    ends = time.monotonic() + request.timeout
-    received, problem, late = b"", "", False
-    try:
-        with _connected(server, request.timeout) as connection:
-            connection.settimeout(request.timeout)
-            connection.sendall(request.encode(server))
-            if request.ends_early:
-                connection.shutdown(socket.SHUT_WR)
-            while not _whole(received) and len(received) < MOST_RAW_BYTES:
-                connection.settimeout(max(0.01, ends - time.monotonic()))
-                if not (piece := connection.recv(65_536)):
-                    break
-                received += piece
-                if time.monotonic() >= ends:
-                    raise TimeoutError
-    except TimeoutError:
-        problem, late = f"it did not end within {request.timeout:g} s", True
-    except (OSError, ValueError) as error:  # a server may close on what it does not like before all is written
-        problem = f"the connection broke off: {error}"
-    return _parsed(server, request, received, problem or "the connection was closed without an answer", late)
-
-
-def _connected(server: RunningServer, timeout: float) -> socket.socket:
-    address = urlsplit(server.base_url)
-    host, tls = address.hostname or "", address.scheme == "https"
-    connection = socket.create_connection((host, address.port or (443 if tls else 80)), timeout)
-    if not tls:
-        return connection
-    try:
-        return ssl.create_default_context().wrap_socket(connection, server_hostname=host)
-    except BaseException:
-        connection.close()
-        raise
-
-
-def _whole(received: bytes) -> bool:
-    """Whether the answer is complete, where it says how long it is; else the connection's end tells."""
-    head, found, body = received.partition(b"\r\n\r\n")
-    if not found:
-        return False
-    fields = _fields(head)
-    if "chunked" in fields.get("transfer-encoding", ""):
-        return body.endswith(b"0\r\n\r\n")
-    length = fields.get("content-length", "")
-    return length.isdecimal() and len(body) >= int(length)
-
-
-def _parsed(server: RunningServer, request: RawRequest, received: bytes, problem: str, late: bool) -> RawExchange:
-    head, _, body = received.partition(b"\r\n\r\n")
-    words = head.split(b" ", 2)
-    valid = len(words) > 1 and words[0].startswith(b"HTTP/") and words[1][:3].isdigit()
-    return RawExchange(
-        method=request.method[:40],
-        path=request.target.partition("?")[0][:80],  # not the query: it may carry the key
-        status=int(words[1][:3]) if valid else 0,
-        problem="" if valid else problem,
-        headers=_fields(head),
-        body=body,
-        secret=server.api_key,
-        sent=request.sent,
-        head=head,
-        late=late,
-    )
-
-
-def _fields(head: bytes) -> dict[str, str]:
-    lines = head.decode("latin-1").split("\r\n")[1:]
-    return {name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+def not_known(asking: Asking, unknown: str) -> str:
+    """The end of that sentence, and what can be done."""
+    silent = list(dict.fromkeys(e.route for e in asking.exchanges if not e.status))
+    named = f" The server left {listed(silent)} without an answer." if silent else ""
+    wider = " Let the machine that examines ask more often." if asking.limited else ""
+    return f"{unknown} is not known.{named}{wider}"
 
 
 # -- what was found ----------------------------------------------------------------------------------------------------
+
+
+def blamed(findings: list[Finding]) -> bool:
+    return any(found.severity in BLAMED for found in findings)
 
 
 def judged(findings: list[Finding], passed: str, evidence: Mapping[str, Any]) -> Outcome:

@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+
 from registry.qa.base import Context, Finding, Outcome, Severity
 from registry.qa.builtin.exchange import REFUSED, Exchange, VisitingCheck, Visitor, listed
-from registry.qa.builtin.security_asking import CATEGORY, NO_SUCH_ROUTE, Asking, GivenUp, judged, shown
-from registry.qa.builtin.security_routes import DEVELOPMENT, DOCUMENTS, FIGURES, Exposed, Way
+from registry.qa.builtin.security_asking import (
+    CATEGORY,
+    NO_SUCH_ROUTE,
+    Asking,
+    Request,
+    asking_within,
+    blamed,
+    judged,
+    left_untried,
+    shown,
+)
+from registry.qa.builtin.security_routes import DEVELOPMENT, DOCUMENTS, FIGURES, Way
 from registry.qa.catalogue import check
 from registry.qa.parameters import Parameter
 
@@ -16,6 +28,8 @@ _DEVELOPMENT_OFF = (
 _DOCUMENTS_OFF = "Start the engine with --disable-fastapi-docs, or close the paths in the proxy."
 _FIGURES_OFF = "Let only the monitoring's own network reach them."
 _BEHIND_THE_GUARD = (400, 405, 411, 415, 422)
+AT_ONCE = 6
+SECONDS = 30.0
 
 
 @check
@@ -32,58 +46,67 @@ class OpenRoutes(VisitingCheck):
     )
 
     def ask(self, context: Context, visitor: Visitor) -> Outcome:
-        asking = Asking(visitor)
-        open_routes: list[Exposed] = []
-        findings: list[Finding] = []
-        try:
-            unknown = {way: _try(asking, NO_SUCH_ROUTE, way) for way in Way}
-            for exposed in DEVELOPMENT:
-                answer = _try(asking, exposed.path, exposed.way)
-                if _is_open(exposed.way, answer, unknown[exposed.way]):
-                    open_routes.append(exposed)
-            findings += self._lesser(context, asking, unknown[Way.READ])
-        except GivenUp:
-            if not open_routes:
-                silent = [f"{e.route} ({e.sent})" for e in asking.exchanges if not e.status]
-                return Outcome.not_checked(
-                    f"The server left {listed(silent)} without an answer, so what stands open is not known.",
-                    evidence={"exchanges": shown(asking.exchanges)},
-                )
-        findings += [
+        with asking_within(context, visitor, SECONDS) as asking:
+            looking = _Doors(asking)
+            looking.look()
+        findings = [
             Finding(one.severity, f"Without a key anybody can {one.allows}: {one.path} is open.", _DEVELOPMENT_OFF)
-            for one in open_routes
+            for one in DEVELOPMENT
+            if looking.is_open(one.path, one.way)
         ]
-        return judged(
-            findings,
-            f"None of {len(DEVELOPMENT)} development routes is open without a key.",
-            {"exchanges": shown([e for e in asking.exchanges if e.status not in (404, 0)])},
-        )
-
-    def _lesser(self, context: Context, asking: Asking, unknown: Exchange) -> list[Finding]:
-        found: list[Finding] = []
         for parameter, paths, action in (
             ("documents_closed", DOCUMENTS, _DOCUMENTS_OFF),
             ("figures_closed", FIGURES, _FIGURES_OFF),
         ):
-            answers = [_try(asking, path, Way.READ) for path in paths]
-            if readable := [e.path for e in answers if _is_open(Way.READ, e, unknown)]:
+            if readable := [path for path in paths if looking.is_open(path, Way.READ)]:
                 severity = Severity.HIGH if context.parameter(self, parameter) else Severity.LOW
-                found.append(Finding(severity, f"Without a key anybody can read {listed(readable)}.", action))
-        return found
+                findings.append(Finding(severity, f"Without a key anybody can read {listed(readable)}.", action))
+        evidence = {"exchanges": shown([e for e in asking.exchanges if e.status != 404])}
+        if looking.unknown and not blamed(findings):
+            tried = len(WANTED) - looking.unknown
+            return Outcome.not_checked(
+                left_untried(asking, tried, len(WANTED), "routes", "what stands open"), evidence=evidence
+            )
+        return judged(findings, f"None of {len(DEVELOPMENT)} development routes is open without a key.", evidence)
 
 
-def _try(asking: Asking, path: str, way: Way) -> Exchange:
+WANTED: tuple[tuple[str, Way], ...] = (
+    *((NO_SUCH_ROUTE, way) for way in Way),
+    *((one.path, one.way) for one in DEVELOPMENT),
+    *((path, Way.READ) for path in (*DOCUMENTS, *FIGURES)),
+)
+
+
+@dataclass
+class _Doors:
+    asking: Asking
+    answers: dict[tuple[str, Way], Exchange] = field(default_factory=dict)
+
+    def look(self) -> None:
+        found = self.asking.every([_request(path, way) for path, way in WANTED], AT_ONCE)
+        self.answers = {wanted: one for wanted, one in zip(WANTED, found, strict=True) if one and one.status}
+
+    @property
+    def unknown(self) -> int:
+        """Routes that were left untried or did not answer."""
+        return len(WANTED) - len(self.answers)
+
+    def is_open(self, path: str, way: Way) -> bool:
+        answer, nowhere = self.answers.get((path, way)), self.answers.get((NO_SUCH_ROUTE, way))
+        return answer is not None and nowhere is not None and _is_open(way, answer, nowhere)
+
+
+def _request(path: str, way: Way) -> Request:
     """Without a key. Nothing that is sent here does anything, whatever the engine."""
+    sent = f"no key, {way}"
     if way is Way.BROKEN:
-        headers = {"Content-Type": "application/json"}
-        return asking.ask("POST", path, content=b"{", headers=headers, sent=f"no key, {way}")
-    method = "OPTIONS" if way is Way.OPTIONS else "GET"
-    return asking.ask(method, path, sent=f"no key, {way}")
+        return Request("POST", path, content=b"{", headers={"Content-Type": "application/json"}, sent=sent)
+    return Request("OPTIONS" if way is Way.OPTIONS else "GET", path, sent=sent)
 
 
 def _is_open(way: Way, answer: Exchange, unknown: Exchange) -> bool:
     """`unknown` is what the server answers to a path that no engine has: some answer the same to all."""
-    if not answer.status or answer.status in (*REFUSED, 404) or answer.status == unknown.status:
+    if answer.status in (*REFUSED, 404) or answer.status == unknown.status:
         return False
     if way is Way.READ:
         return 200 <= answer.status < 300

@@ -15,7 +15,7 @@ from typing import Any
 
 from registry.qa.base import Context, Finding, Outcome, Severity
 from registry.qa.builtin.exchange import ABSENT, CHAT, COMPLETIONS, REFUSED, Exchange, VisitingCheck, Visitor, listed
-from registry.qa.builtin.security_asking import CATEGORY, Asking, GivenUp
+from registry.qa.builtin.security_asking import CATEGORY, MOST_SILENCES, Asking, GivenUp, asking_within
 from registry.qa.builtin.security_routes import DOCUMENT, foreign_references
 from registry.qa.catalogue import check
 from registry.qa.parameters import Parameter
@@ -24,6 +24,8 @@ from registry.qa.probe.run import INHERITED, ROOT
 MODULE = "registry.qa.builtin.security_openapi_process"
 START = 10.0
 """Seconds that the process may take to start, and to end after its last request, besides those for asking."""
+BESIDE = 20.0
+"""Seconds for what is asked before and after, and for the process's start."""
 MOST_LINES = 10_000
 
 
@@ -42,23 +44,34 @@ class Fuzz(VisitingCheck):
     )
 
     def ask(self, context: Context, visitor: Visitor) -> Outcome:
-        asking = Asking(visitor)
+        seconds = float(context.parameter(self, "seconds"))
+        with asking_within(context, visitor, seconds + BESIDE) as asking:
+            try:
+                return self._asked(context, asking)
+            except GivenUp as why:
+                return Outcome.not_checked(f"The server could not be asked before the first generated request: {why}.")
+
+    def _asked(self, context: Context, asking: Asking) -> Outcome:
+        document = _document(asking)
+        if isinstance(document, Outcome):
+            return document
+        before = _sound(asking)
+        if before.status != 200:
+            return Outcome.not_checked(
+                f"The server {before.said} to a sound request before any other, so a crash could not be told apart.",
+                evidence={"exchanges": [before.evidence()]},
+            )
+        was_healthy = asking.ask("GET", "/health").status == 200
+        found = _fuzz(context, asking, document, self)
         try:
-            document = _document(asking)
-            if isinstance(document, Outcome):
-                return document
-            before = _sound(asking)
-            if before.status != 200:
+            afterwards = _after(asking, before, was_healthy)
+        except GivenUp as why:
+            if not found.crashes:
                 return Outcome.not_checked(
-                    f"The server {before.said} to a sound request before any other, so a crash could not be told "
-                    "apart.",
-                    evidence={"exchanges": [before.evidence()]},
+                    f"Whether the server is there after {found.requests:,} generated requests was not seen: {why}."
                 )
-            was_healthy = asking.ask("GET", "/health").status == 200
-            found = _fuzz(context, visitor, document, self)
-            return _outcome(found, _after(asking, before, was_healthy))
-        except GivenUp:
-            return Outcome.not_checked("The server stopped answering before the first generated request.")
+            afterwards = []
+        return _outcome(found, afterwards)
 
 
 def _document(asking: Asking) -> dict[str, Any] | Outcome:
@@ -98,6 +111,8 @@ def _after(asking: Asking, before: Exchange, was_healthy: bool) -> list[Finding]
         if (again := _sound(asking)).status != before.status:
             found.append(Finding(Severity.HIGH, f"afterwards a sound request {again.said}.", _SURVIVE))
     except GivenUp:
+        if asking.silences < MOST_SILENCES and not found:
+            raise
         found.append(Finding(Severity.HIGH, "afterwards the server answers nothing.", _SURVIVE))
     return found
 
@@ -117,17 +132,19 @@ class Fuzzed:
     """Why before all was tried, to stand after "it ended"; empty where all was."""
 
 
-def _fuzz(context: Context, visitor: Visitor, document: dict[str, Any], settings: Fuzz) -> Fuzzed:
+def _fuzz(context: Context, asking: Asking, document: dict[str, Any], settings: Fuzz) -> Fuzzed:
     seconds = float(context.parameter(settings, "seconds"))
+    visitor = asking.visitor
     spec = {
         "base_url": visitor.server.base_url,
         "model": visitor.server.model,
         "api_key": visitor.server.api_key,  # by stdin: the command line and the environment can be read by others
         "document": document,
         "seconds": seconds,
+        "answer_within": min(asking.patience, START / 2),  # it is killed when it waits for longer
         "examples": int(context.parameter(settings, "examples")),
     }
-    lines, ended = _spawn(json.dumps(spec), seconds + START)
+    lines, ended = _spawn(json.dumps(spec), max(START, min(seconds + START, asking.left)))
     return _read(lines, ended.replace(visitor.server.api_key, "•••") if visitor.server.api_key else ended)
 
 

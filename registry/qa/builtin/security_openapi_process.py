@@ -27,7 +27,6 @@ from registry.qa.builtin.security_routes import KNOWN_PATHS, changes_something, 
 _Case = Case[Any]
 _Operation = APIOperation[Any, Any, Any, Any]
 METHODS = ("get", "post")
-ANSWER_WITHIN = 3.0
 MOST_SILENCES = 3
 MOST_CRASHES = 5
 BITE = 3
@@ -60,6 +59,7 @@ class Session:
     key: str
     prefix: str
     seconds: float
+    answer_within: float
     naming: Set[str]
     """Paths whose requests name a model."""
     ends: float = 0.0
@@ -88,7 +88,9 @@ class Session:
             return
         shown = self._shown(str(request.method), path, content or b"")
         try:
-            answer = self.client.raw(str(request.method), path, headers=headers, content=content, timeout=ANSWER_WITHIN)
+            answer = self.client.raw(
+                str(request.method), path, headers=headers, content=content, timeout=self.answer_within
+            )
         except EngineError as error:
             self._no_answer(operation, shown, error)
             return
@@ -233,6 +235,7 @@ def main() -> None:
             task["api_key"],
             prefix=urlsplit(task["base_url"]).path.rstrip("/"),
             seconds=task["seconds"],
+            answer_within=task["answer_within"],
             naming={route.path for route in routes_of(document, model) if "model" in route.body},
         )
         tell_what_is_left_out(document)

@@ -12,7 +12,8 @@ from typing import Any
 
 from registry.qa.base import Context, Finding, Outcome, Severity
 from registry.qa.builtin.exchange import ABSENT, CHAT, COMPLETIONS, Exchange, VisitingCheck, Visitor, visit
-from registry.qa.builtin.security_asking import ANSWER_WITHIN, CATEGORY, TOO_MANY, retry_after
+from registry.qa.builtin.security_asking import CATEGORY, TOO_MANY, retry_after
+from registry.qa.builtin.security_pace import pace_of
 from registry.qa.catalogue import check
 from registry.qa.parameters import Parameter
 
@@ -21,6 +22,8 @@ SOUND_EVERY = 4
 """Of the burst's requests every fourth asks for a token; the others lack the prompt, which costs the engine nothing
 and counts for a limit all the same."""
 LONGEST_WAIT = 3.0
+MOST_PATIENCE = 6.0
+"""Seconds for one answer at most, so that the burst and what comes after it have an end."""
 OVERLOADED = (502, 503, 504)
 
 
@@ -39,45 +42,49 @@ class RateLimit(VisitingCheck):
     )
 
     def ask(self, context: Context, visitor: Visitor) -> Outcome:
-        path, before = _path(visitor)
+        within = min(pace_of(context, visitor).patience, MOST_PATIENCE)
+        path, before = _path(visitor, within)
         if not before.status:
             return Outcome.not_checked(
                 f"The server {before.said} before any burst, so nothing is known of a limit.",
                 evidence={"exchanges": [before.evidence()]},
             )
         if before.status == TOO_MANY:  # from the checks before, or for good
-            return _limited(_wait(visitor, path, before), before, "at once, after the requests of the other checks", {})
+            return _limited(
+                _wait(visitor, path, before, within), before, "at once, after the requests of the other checks", {}
+            )
         burst = _Burst(
-            context, path, int(context.parameter(self, "requests")), float(context.parameter(self, "seconds"))
+            context, path, within, int(context.parameter(self, "requests")), float(context.parameter(self, "seconds"))
         )
         burst.run()
         evidence = burst.evidence()
         if burst.first is not None:
             after = f"after {burst.number_of_first:,} requests in {burst.seconds_to_first:.1f} s"
-            return _limited(_wait(visitor, path, burst.first), burst.first, after, evidence)
+            return _limited(_wait(visitor, path, burst.first, within), burst.first, after, evidence)
         return _unlimited(context, burst, evidence)
 
 
-def _path(visitor: Visitor) -> tuple[str, Exchange]:
-    before = _ask(visitor, COMPLETIONS)
+def _path(visitor: Visitor, within: float) -> tuple[str, Exchange]:
+    before = _ask(visitor, COMPLETIONS, within)
     if before.status in ABSENT:
-        return CHAT, _ask(visitor, CHAT)
+        return CHAT, _ask(visitor, CHAT, within)
     return COMPLETIONS, before
 
 
-def _ask(visitor: Visitor, path: str, *, sound: bool = True) -> Exchange:
+def _ask(visitor: Visitor, path: str, within: float, *, sound: bool = True) -> Exchange:
     body = {**visitor.body(path), "max_tokens": 1}
     if not sound:
         body.pop("prompt", None)
         body.pop("messages", None)
     key = visitor.server.api_key or None
-    return visitor.ask("POST", path, key=key, body=body, sent="one of a burst", timeout=ANSWER_WITHIN)
+    return visitor.ask("POST", path, key=key, body=body, sent="one of a burst", timeout=within)
 
 
 @dataclass
 class _Burst:
     context: Context
     path: str
+    within: float
     most: int
     longest: float
     statuses: Counter[int] = field(default_factory=Counter)
@@ -104,7 +111,7 @@ class _Burst:
                     number = next(self._numbers)
                 if number >= self.most:
                     return
-                answer = _ask(visitor, self.path, sound=number % SOUND_EVERY == 0)
+                answer = _ask(visitor, self.path, self.within, sound=number % SOUND_EVERY == 0)
                 with self._lock:
                     self._count(answer, time.monotonic() - began)
                 if not answer.status:
@@ -132,13 +139,13 @@ class _Burst:
         }
 
 
-def _wait(visitor: Visitor, path: str, refused: Exchange) -> tuple[Exchange, float]:
+def _wait(visitor: Visitor, path: str, refused: Exchange, within: float) -> tuple[Exchange, float]:
     """The first answer to a sound request that is no 429, or the last one, and how long that took."""
     began = time.monotonic()
     pause = min(retry_after(refused) or 0.2, LONGEST_WAIT)
     while True:
         time.sleep(pause)
-        answer = _ask(visitor, path)
+        answer = _ask(visitor, path, within)
         waited = time.monotonic() - began
         if answer.status != TOO_MANY or waited + pause > LONGEST_WAIT:
             return answer, waited

@@ -8,21 +8,23 @@ from registry.qa.base import Context, Finding, Outcome, Severity
 from registry.qa.builtin.exchange import Exchange, VisitingCheck, Visitor
 from registry.qa.builtin.security_asking import (
     CATEGORY,
-    MOST_SILENCES,
     Asking,
-    GivenUp,
-    RawExchange,
-    RawRequest,
+    Request,
+    asking_within,
+    blamed,
     judged,
+    left_untried,
     shown,
-    with_key,
 )
+from registry.qa.builtin.security_raw import RawExchange, RawRequest, with_key
 from registry.qa.catalogue import check
 from registry.qa.parameters import Parameter
 
 MODELS = "/v1/models"
 INJECTED = "X-Deploypipe-Injected"
 HEADERS = ("X-Request-Id", "X-Correlation-Id")
+SECONDS = 30.0
+AT_ONCE = 6
 _LINE = re.compile(rb"[\r\n]+")
 
 # What follows the line's end would be a header of ours. The last two are letters whose code ends in that of CR and LF.
@@ -60,22 +62,19 @@ class RequestId(VisitingCheck):
     )
 
     def ask(self, context: Context, visitor: Visitor) -> Outcome:
-        asking = Asking(visitor)
-        answers: list[RawExchange] = []
-        findings: list[Finding] = []
-        unanswered = ""
-        try:
-            for key in dict.fromkeys((visitor.server.api_key, "")):  # refusals are often written by another part
-                answers += [_with_id(asking, key, what, split) for what, split in SPLITS]
-            findings += _long_id(asking, int(context.parameter(self, "longest_id")))
-            plain = asking.ask("GET", MODELS, key=asking.key or None, sent="no id, after all others")
-            unanswered = "" if plain.status else plain.said
-        except GivenUp:
-            unanswered = f"left {MOST_SILENCES} requests without an answer or in the middle of one"
-        findings += [_finding(answer) for answer in answers if _split(answer)]
+        longest = int(context.parameter(self, "longest_id"))
+        with asking_within(context, visitor, SECONDS) as asking:
+            keys = dict.fromkeys((visitor.server.api_key, ""))  # refusals are often written by another part
+            split = [_with_id(key, what, split) for key in keys for what, split in SPLITS]
+            plain = Request("GET", MODELS, asking.key, sent="no id, after all others")
+            found = asking.every([*split, _long(asking, longest)], AT_ONCE) + asking.every([plain], 1)
+        answers = [one for one in found[: len(split)] if isinstance(one, RawExchange)]
+        long, last = found[-2:]
+        findings = [*_long_id(long, longest), *(_finding(answer) for answer in answers if _split(answer))]
         evidence = {"exchanges": shown(asking.exchanges)}
-        if unanswered and not findings:
-            reason = f"The server {unanswered}, so what it does with ids is not known."
+        if not blamed(findings) and not (last and last.status):
+            answered = sum(one is not None and not _late(one) for one in found)
+            reason = left_untried(asking, answered, len(found), "requests", "what it does with ids")
             return Outcome.not_checked(reason, evidence=evidence)
         closed = sum(not answer.status for answer in answers)
         echoed = "comes back" if any(_echoed(answer) for answer in answers) else "does not come back"
@@ -93,11 +92,15 @@ def _finding(answer: RawExchange) -> Finding:
     return Finding(Severity.HIGH, sentence, action)
 
 
-def _with_id(asking: Asking, key: str, what: str, split: bytes) -> RawExchange:
+def _with_id(key: str, what: str, split: bytes) -> RawRequest:
     value = b"deploypipe" + split + INJECTED.encode() + b": 1"
     headers = (*((name, value) for name in HEADERS), *with_key(key))
     sent = f"an id with {what}, {'the right key' if key else 'no key'}"
-    return asking.raw(RawRequest("GET", MODELS, headers, sent=sent))
+    return RawRequest("GET", MODELS, headers, sent=sent)
+
+
+def _late(answer: Exchange) -> bool:
+    return answer.late if isinstance(answer, RawExchange) else not answer.status
 
 
 def _capital(text: str) -> str:
@@ -112,14 +115,19 @@ def _echoed(answer: Exchange) -> bool:
     return any(value.startswith("deploypipe") for value in answer.headers.values())
 
 
-def _long_id(asking: Asking, longest: int) -> list[Finding]:
-    sent = f"an id of {longest + 1:,} characters"
-    value = b"d" * (longest + 1)
-    answer = asking.raw(RawRequest("GET", MODELS, (("X-Request-Id", value), *with_key(asking.key)), sent=sent))
+def _long(asking: Asking, longest: int) -> RawRequest:
+    headers = (("X-Request-Id", b"d" * (longest + 1)), *with_key(asking.key))
+    return RawRequest("GET", MODELS, headers, sent=f"an id of {longest + 1:,} characters")
+
+
+def _long_id(answer: Exchange | None, longest: int) -> list[Finding]:
+    if answer is None:
+        return []
+    sent = answer.sent
     if answer.status >= 500:
         sentence = f"{_capital(sent)} was answered with {answer.status}."
         return [Finding(Severity.HIGH, sentence, "Refuse over-long headers with 431.")]
-    if value.decode() in "\n".join(answer.headers.values()):
+    if "d" * (longest + 1) in "\n".join(answer.headers.values()):
         sentence = f"{_capital(sent)} comes back whole, and stands in every log on its way."
         return [Finding(Severity.LOW, sentence, "Cut or replace ids that are longer than a UUID.")]
     return []

@@ -13,7 +13,8 @@ from urllib.parse import urlsplit
 
 from registry.qa.base import Context, Finding, Outcome, Severity
 from registry.qa.builtin.exchange import VisitingCheck, Visitor
-from registry.qa.builtin.security_asking import ANSWER_WITHIN, BLAMED, CATEGORY, judged
+from registry.qa.builtin.security_asking import BLAMED, CATEGORY, judged
+from registry.qa.builtin.security_raw import ANSWER_WITHIN
 from registry.qa.catalogue import check
 from registry.qa.parameters import Parameter
 

@@ -17,6 +17,7 @@ from registry.qa.files.weights import NO_WEIGHTS, Loaded, files_of, loaded, surv
 from registry.qa.parameters import Parameter
 
 CATEGORY = "compatibility"
+MOST_FINDINGS = 50
 
 
 @check
@@ -88,14 +89,15 @@ class Pickles(Check):
         found = [one for name, path in names.items() if (one := pickles.inspect(path, name)) is not None]
         evidence = {
             "files": len(names),
-            "pickles": [{"file": one.name, "imports": sorted(one.imports)[:50]} for one in found[:20]],
+            "pickles": [{"file": one.name, "imports": (one.strange or sorted(one.imports))[:50]} for one in found[:20]],
         }
         if not found:
             count = "The one file is no pickle" if len(names) == 1 else f"None of the {len(names):,} files is a pickle"
             return Outcome.passed(f"{count}.", evidence=evidence)
-        findings = tuple(finding for one in found for finding in _pickle_findings(one))
         dangerous = [one for one in found if one.strange]
         unseen = [one for one in found if one.problem and not one.strange]
+        worst_first = [*dangerous, *unseen, *(one for one in found if not (one.strange or one.problem))]
+        findings = tuple(finding for one in worst_first for finding in _pickle_findings(one))[:MOST_FINDINGS]
         numbers: dict[str, Any] = {"value": float(len(dangerous)), "limit": 0.0, "unit": "files"}
         if dangerous:
             worst = dangerous[0]

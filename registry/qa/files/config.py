@@ -10,6 +10,7 @@ from typing import Any
 from registry.qa.files.reading import Unreadable, json_object
 
 NAME = "config.json"
+_BEYOND = 1 << 63
 _INNER = ("text_config", "llm_config", "language_config")
 _LENGTHS = (
     "max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "model_max_length", "max_sequence_length",
@@ -46,7 +47,7 @@ class ModelConfig:
         """The first of these that is a whole number above 0."""
         for name in names:
             found = self.text.get(name)
-            if isinstance(found, int) and not isinstance(found, bool) and found > 0:
+            if isinstance(found, int) and not isinstance(found, bool) and 0 < found < _BEYOND:
                 return found
         return None
 
@@ -90,7 +91,7 @@ class ModelConfig:
             return "default", 1.0, None
         factor, original = found.get("factor"), found.get("original_max_position_embeddings")
         number = float(factor) if isinstance(factor, int | float) and 0 < factor < 1e6 else 1.0
-        whole = original if isinstance(original, int) and original > 0 else None
+        whole = original if isinstance(original, int) and 0 < original < _BEYOND else None
         return str(found.get("rope_type", found.get("type", "default"))), number, whole
 
     @property

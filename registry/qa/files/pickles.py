@@ -20,6 +20,9 @@ from registry.qa.files.reading import Unreadable, require_content
 SUFFIXES: Final = frozenset({".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".dill", ".mar", ".pyt"})
 """Files that are tried also where their first bytes do not give them away: old pickles have no signature."""
 MOST_OPCODES = 2_000_000
+MOST_BYTES = 1 << 30
+"""Of one pickle inside an archive, unpacked: the tensors lie beside it, so it is small."""
+MOST_IMPORTS = 10_000
 MOST_LINE = 64 * 1024
 MOST_TEXT = 1024
 """Of a text in a pickle as many bytes are kept; names of modules are shorter."""
@@ -28,6 +31,7 @@ MOST_PICKLES = 8
 UNKNOWN_NAME = "a name that is computed while it loads"
 _TORCH_MAGIC = 0x1950A86A20F9469CFC6C
 _TORCH_PICKLES = 5
+_MODULE = rf"[\w.-]{{1,{MOST_TEXT}}}"
 _ZIP = b"PK\x03\x04"
 _PROTOCOL = 0x80
 
@@ -103,6 +107,8 @@ def _archive(file: IO[bytes], found: Pickle, expected: bool) -> bool:
         with zipfile.ZipFile(file) as archive:
             members = [item for item in archive.infolist() if item.filename.endswith(".pkl")]
             for member in members:
+                if member.file_size > MOST_BYTES:  # no more than it says is unpacked
+                    raise ValueError(f"{member.filename} unpacks to {member.file_size:,} bytes")
                 with archive.open(member) as stream:
                     _scan(stream, found)
             return bool(members)
@@ -168,11 +174,11 @@ class _Machine:
     def do(self, code: pickletools.OpcodeInfo, argument: Any) -> None:
         self.opcodes += 1
         if code.name in ("GLOBAL", "INST"):
-            self.found.imports.add(str(argument))
+            self._import(str(argument))
         elif code.name == "STACK_GLOBAL":
             names = self.stack[-2:]
             known = len(names) == 2 and all(isinstance(name, str) for name in names)
-            self.found.imports.add(".".join(names) if known else UNKNOWN_NAME)
+            self._import(".".join(names) if known else UNKNOWN_NAME)
         elif code.name in _WHOLE:
             self.whole = argument
         if code.name in _PUT:
@@ -185,6 +191,12 @@ class _Machine:
             self.stack.append(self._top())
         else:
             self._move(code, argument)
+
+    def _import(self, name: str) -> None:
+        if len(self.found.imports) < MOST_IMPORTS:
+            self.found.imports.add(name)
+        else:
+            self.found.problem = f"imports more than {MOST_IMPORTS:,} things"
 
     def _top(self) -> Any:
         return self.stack[-1] if self.stack else None
@@ -250,22 +262,22 @@ def _argument(stream: IO[bytes], code: pickletools.OpcodeInfo) -> Any:
 
 
 def _of_lines(code: pickletools.OpcodeInfo, lines: list[bytes]) -> Any:
-    texts = [line.decode("utf-8", errors="replace").strip() for line in lines]
+    texts = [line[:-1].decode("utf-8", errors="replace").strip() for line in lines]
     if code.name in ("GLOBAL", "INST"):
-        if not all(re.fullmatch(r"[\w.-]+", text) for text in texts):  # no module can have such a name
+        module, name = texts
+        if not re.fullmatch(_MODULE, module) or (name and not re.fullmatch(_MODULE, name)):  # nothing is called so
             raise _NoPickle
-        return ".".join(texts)
+        return f"{module}.{name}"  # without a name the module is imported all the same
     if code.name in ("PUT", "GET", "INT", "LONG"):
-        digits = texts[0].removesuffix("L")
-        if not re.fullmatch(r"[+-]?\d{1,40}", digits):
-            raise _NoPickle
-        return int(digits)
+        # As the unpickler, which takes what comes after the digits for nothing, or breaks off: then no more is done.
+        digits = re.match(r"\s*[+-]?[0-9]{1,40}", texts[0])
+        return int(digits[0]) if digits else None
     if code.name == "STRING":
         if len(texts[0]) < 2 or texts[0][0] not in "'\"":
             raise _NoPickle
         return texts[0][1:-1].encode("latin-1", "replace").decode("unicode_escape", errors="replace")
     if code.name == "UNICODE":
-        return texts[0].encode("latin-1", "replace").decode("unicode_escape", errors="replace")
+        return lines[0][:-1].decode("raw_unicode_escape", errors="replace")
     return None
 
 
@@ -278,8 +290,9 @@ def _number(code: pickletools.OpcodeInfo, content: bytes) -> int | None:
 
 
 def _line(stream: IO[bytes]) -> bytes:
+    """With its end; at the end of the file the unpickler written in Python takes any character for one."""
     line = stream.readline(MOST_LINE)
-    if not line.endswith(b"\n"):
+    if len(line) == MOST_LINE and not line.endswith(b"\n"):
         raise _NoPickle
     return line
 

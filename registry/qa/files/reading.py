@@ -7,8 +7,12 @@ import os
 from pathlib import Path
 from typing import Any, BinaryIO
 
-MOST_JSON = 256 * 1024 * 1024
-"""A large tokenizer has some 35 MB."""
+MOST_JSON = 128 * 1024 * 1024
+MOST_VALUES = 10_000_000
+"""Values in a JSON text: each takes some 70 bytes of memory, its text only two or three.
+
+A large tokenizer has some 35 MB with 2 million of them.
+"""
 CHUNK = 1 << 20
 _LFS = b"version https://git-lfs.github.com/spec/"
 _SHOWN = 80
@@ -31,6 +35,7 @@ def json_object(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise Unreadable(f"cannot be read: {error.strerror}") from None
     require_content(content)
+    require_few_values(content)
     try:
         value = json.loads(content)
     except RecursionError:
@@ -40,6 +45,12 @@ def json_object(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise Unreadable("is JSON, but no object")
     return value
+
+
+def require_few_values(content: bytes) -> None:
+    """Raises Unreadable for JSON whose values would fill the memory."""
+    if sum(content.count(mark) for mark in (b",", b"[", b"{")) > MOST_VALUES:
+        raise Unreadable(f"holds more than {MOST_VALUES:,} values, which are not looked at")
 
 
 def require_content(start: bytes) -> None:

@@ -15,7 +15,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from registry.qa.files.reading import Unreadable, exactly, require_content, shown
+from registry.qa.files.reading import Unreadable, exactly, require_content, require_few_values, shown
 
 LENGTH = 8
 MOST_HEADER = 100_000_000
@@ -93,6 +93,7 @@ def parse(stream: BinaryIO, size: int) -> Header:
 def _fields(text: bytes) -> dict[str, Any]:
     if not text.startswith(b"{"):
         raise Unreadable("is no safetensors file: its header does not begin with {")
+    require_few_values(text)
     try:
         fields = json.loads(text.decode(), object_pairs_hook=_unique, parse_constant=_no_number)
         if b"\\u" in text:

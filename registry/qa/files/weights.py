@@ -34,6 +34,10 @@ class Survey:
     notes: list[str] = field(default_factory=list)
     """What does not, and is worth knowing."""
 
+    def told_of(self, name: str) -> list[str]:
+        """Where what is wrong with a file belongs: engines read the top folder only."""
+        return self.notes if "/" in name else self.problems
+
     @property
     def elements(self) -> int:
         return sum(head.elements for head in self._all)
@@ -54,6 +58,7 @@ class Survey:
 def survey(folder: Path) -> Survey:
     found = Survey()
     names = {path.relative_to(folder).as_posix(): path for path in files_of(folder)}
+    indexed = {path.name for path in _of_index(folder, list(names.values()))}
     for name, path in names.items():
         try:
             if path.suffix == ".safetensors":
@@ -63,11 +68,15 @@ def survey(folder: Path) -> Survey:
                 found.looked_at += 1
                 found.heads[name] = gguf.read(path)
         except Unreadable as problem:
-            (found.notes if "/" in name else found.problems).append(f"{name} {problem}")  # engines read the top only
+            unread = bool(indexed) and path.suffix == ".safetensors" and path.name not in indexed
+            (found.notes if unread else found.told_of(name)).append(f"{name} {problem}")
     if INDEX in names:
         _hold_against_index(folder, found, set(names))
     else:
         _find_missing_shards(found, set(names))
+    top = [name for name in (*found.headers, *found.heads) if "/" not in name]
+    if top and not found.elements:
+        found.problems.append(f"{top[0]} holds no tensor{_more(top)}")
     return found
 
 
@@ -123,7 +132,7 @@ def _find_missing_shards(found: Survey, there: set[str]) -> None:
     for (stem, count, suffix), numbers in sorted(sets.items()):
         missing = count - len(numbers & set(range(1, count + 1)))
         if missing:
-            found.problems.append(f"{missing} of the {count} shards {stem}-*-of-{count:05d}.{suffix} are missing")
+            found.told_of(stem).append(f"{missing} of the {count} shards {stem}-*-of-{count:05d}.{suffix} are missing")
 
 
 def _is_mistral(name: str) -> bool:

@@ -35,6 +35,7 @@ def dtesn(journal: Journal) -> None:
     journal.fact("active_reservoirs", answer.get("active_reservoirs"))
     journal.fact("reservoirs", len(states))
     journal.fact("finite", all(bool(numpy.isfinite(state).all()) for state in [*states.values(), *later.values()]))
+    journal.fact("lost", sorted(states.keys() ^ later.keys()))
     journal.fact(
         "still", sorted(name for name in states if name in later and numpy.array_equal(states[name], later[name]))
     )

@@ -16,8 +16,9 @@ MOST_BYTES = 16_000_000
 
 
 class Answer:
-    def __init__(self, due: float, lag: float) -> None:
+    def __init__(self, due: float, most_tokens: int, lag: float) -> None:
         self.due = due
+        self.most_tokens = most_tokens
         self.lag = lag
         self.times: list[float] = []
         self.tokens: int | None = None
@@ -39,7 +40,8 @@ class Answer:
             return
         if isinstance(usage := event.get("usage"), dict):
             tokens = usage.get("completion_tokens")
-            self.tokens = tokens if isinstance(tokens, int) and tokens >= 0 else self.tokens
+            # A count that is above what was asked for is no count: nothing is made of it.
+            self.tokens = tokens if isinstance(tokens, int) and 0 <= tokens <= self.most_tokens else self.tokens
         for choice in event.get("choices") or ():
             if _has_text(choice):
                 self.times.append(now)
@@ -67,13 +69,14 @@ class Answer:
         if first is None and self.failure is Failure.TIMEOUT:
             first = waited  # it took at least that long: leaving it out would make a hanging server look fast
         detail = self.detail.replace(secret, "•••") if secret else self.detail
+        stalled = [ended] if self.failure is Failure.TIMEOUT and self.times else []
         return Request(
             due=self.due - zero,
             ended=ended - zero,
             lag=self.lag,
             first=first,
             whole=waited if self.failure in (None, Failure.TIMEOUT) else None,
-            gaps=tuple(b - a for a, b in pairwise(self.times)),
+            gaps=tuple(b - a for a, b in pairwise([*self.times, *stalled])),
             pieces=len(self.times),
             tokens=self.tokens,
             failure=self.failure,

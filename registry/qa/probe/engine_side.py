@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -37,7 +38,7 @@ def snapshot(base_url: str, api_key: str) -> dict[str, float]:
         return {}
     found: dict[str, float] = {}
     for sample in (sample for family in families.values() for sample in family.samples):
-        if (key := _key(sample.name, sample.labels)) and sample.value == sample.value:  # not NaN
+        if (key := _key(sample.name, sample.labels)) and math.isfinite(sample.value):
             found[key] = found.get(key, 0.0) + sample.value
     return found
 
@@ -50,9 +51,16 @@ def _key(name: str, labels: Mapping[str, str]) -> str:
     base, _, part = name.rpartition("_")
     if base in _HISTOGRAMS and part in ("sum", "count"):
         return name
-    if base in _HISTOGRAMS and part == "bucket":
-        return f"{name}|{labels.get('le', '')}"
+    if base in _HISTOGRAMS and part == "bucket" and _is_number(limit := labels.get("le", "")):
+        return f"{name}|{limit}"
     return ""
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return not math.isnan(float(text))
+    except ValueError:
+        return False
 
 
 def engine_side(before: Mapping[str, float], after: Mapping[str, float]) -> dict[str, Any]:

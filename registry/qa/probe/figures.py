@@ -114,14 +114,15 @@ def share_bounds(events: int, trials: int) -> tuple[float, float]:
 
 
 def rate_bounds(
-    times: Sequence[float], amounts: Sequence[float], seconds: float, longest: float
+    times: Sequence[float], amounts: Sequence[float], seconds: float, lasts: float
 ) -> tuple[float | None, float | None]:
     """For an amount per second, by batch means (Law, Simulation Modeling and Analysis, section 9.5.3): the time is cut
     into blocks long enough that one block's sum says little of the next one's, and the sums are taken as independent.
 
-    `longest` is how long what happens at one time lasts: an answer. Under five blocks of twice that, nothing is said.
+    `lasts` is how long what happens at one time usually lasts: an answer. Under five blocks of twice that, nothing is
+    said.
     """
-    blocks = min(MOST_BLOCKS, int(seconds / (2 * longest))) if longest > 0 else MOST_BLOCKS
+    blocks = min(MOST_BLOCKS, int(seconds / (2 * lasts))) if lasts > 0 else MOST_BLOCKS
     if blocks < LEAST_BLOCKS or seconds <= 0:
         return None, None
     places = np.minimum((np.asarray(times, dtype=np.float64) * blocks / seconds).astype(np.int64), blocks - 1)

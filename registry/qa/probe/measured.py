@@ -12,6 +12,9 @@ from registry.qa.policy import Load
 
 MOST_AT_ONCE = 1000
 REQUEST_SECONDS = 10.0
+"""For the first text of an answer."""
+TOKEN_SECONDS = 0.25
+"""For each token that is asked for, so that a long answer may take long: about as fast as one reads."""
 ENGINE_SECONDS = 2.0
 """For one look at the engine's own figures."""
 
@@ -46,7 +49,7 @@ class Spec:
     """The team's own; empty: the probe's."""
     seed: int = 1
     request_timeout: float = REQUEST_SECONDS
-    """Seconds from when a request was due."""
+    """Seconds from when a request was due until its first text."""
 
     def __post_init__(self) -> None:
         load = self.load
@@ -61,6 +64,14 @@ class Spec:
         for name, mix in (("prompt_words", load.prompt_words), ("output_tokens", load.output_tokens)):
             if any(length < 1 or not share > 0 or not math.isfinite(share) for length, share in mix):
                 raise ValueError(f"each length in {name} must be 1 or more, and its share more than 0")
+
+    def whole_timeout(self, tokens: int) -> float:
+        """Seconds from when a request was due until the end of an answer with so many tokens."""
+        return max(self.request_timeout, TOKEN_SECONDS * tokens)
+
+    @property
+    def longest_timeout(self) -> float:
+        return self.whole_timeout(max((length for length, _ in self.load.output_tokens), default=self.load.max_tokens))
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -106,6 +117,7 @@ class Request:
     whole: float | None = None
     """The end of the answer, or of the waiting; None when it failed at once."""
     gaps: tuple[float, ...] = ()
+    """Between two pieces; where the time ran out after some, also the last one, which had no end."""
     pieces: int = 0
     """Events with text."""
     tokens: int | None = None
@@ -115,7 +127,7 @@ class Request:
 
     @property
     def unanswered(self) -> bool:
-        return self.failure in UNANSWERED
+        return self.failure in UNANSWERED and not self.pieces
 
 
 @dataclass(frozen=True)

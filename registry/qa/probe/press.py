@@ -8,6 +8,7 @@ less often exactly when it is slow ("coordinated omission", Tene 2013); it shows
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import random
 import ssl
@@ -19,17 +20,35 @@ from typing import Any
 
 import httpx
 
+from registry.qa.policy import Load
 from registry.qa.probe.answer import Answer, body_of, events, streams
 from registry.qa.probe.engine_side import snapshot
 from registry.qa.probe.measured import Alternated, Alternation, Failure, Measured, Question, Request, Slice, Spec
 from registry.qa.probe.prompts import PROMPTS, Asked, asked
 
+TRIAL_TOKENS = 32
+"""At most, of the answer that shows how the server wants to be asked: it need not be as long as the load's."""
 AFTER_DONE = 0.5
 """Seconds that a server has to end the stream after [DONE]."""
 CLOSES_WITHIN = 0.02
 """Seconds after a stream's end in which a server that closes the connection has done so; measured: 2 ms."""
 AFTER_FAILURE = 0.05
 """Seconds that a closed loop rests then: one that refuses at once is not asked ten thousand times."""
+
+
+LOADING = "load"
+
+
+class OutOfFiles(Exception):
+    """This process may not open so many connections: that is not the server's failure."""
+
+
+def _no_more_files(error: BaseException | None) -> bool:
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 @dataclass(frozen=True)
@@ -94,6 +113,12 @@ def first_arrivals(rate: float, count: int, seed: int) -> list[float]:
     while len(times) < count:
         times.append(times[-1] + rng.expovariate(rate))
     return times
+
+
+def tokens_asked(load: Load, seed: int = 1) -> int:
+    """By an open loop's requests altogether, as `press` sends them."""
+    asks = asked(load, (), seed=seed, purpose=LOADING)
+    return sum(ask.max_tokens for ask in islice(asks, len(arrivals(load.requests_per_second, load.seconds, seed))))
 
 
 async def press(spec: Spec) -> Measured:
@@ -213,7 +238,7 @@ class _Prober:
         return status == 200 and fits
 
     async def _try(self, form: Form) -> tuple[int, bool]:
-        ask = Asked(Question(PROMPTS[0]), self.spec.load.max_tokens)
+        ask = Asked(Question(PROMPTS[0]), min(TRIAL_TOKENS, self.spec.load.max_tokens))
         async with self.client.stream("POST", form.path, json=form.body(self.spec.model, ask)) as response:
             if streams(response):
                 await self._read_trial(response)
@@ -249,9 +274,9 @@ class _Prober:
     async def measure(self, form: Form) -> tuple[list[Request], float]:
         load = self.spec.load
         if load.concurrency:
-            return await self._keep_asking(form, self._asks("load"), load.concurrency, load.seconds)
+            return await self._keep_asking(form, self._asks(LOADING), load.concurrency, load.seconds)
         times = arrivals(load.requests_per_second, load.seconds, self.spec.seed)
-        requests, seconds = await self._send_at(form, islice(self._asks("load"), len(times)), times)
+        requests, seconds = await self._send_at(form, islice(self._asks(LOADING), len(times)), times)
         return requests, max(seconds, load.seconds)
 
     async def measure_some(self, form: Form, count: int, number: int) -> tuple[list[Request], float]:
@@ -297,14 +322,20 @@ class _Prober:
     # -- one request
 
     async def _measure(self, form: Form, ask: Asked, zero: float, due: float) -> Request:
-        answer = Answer(due, lag=max(0.0, self.loop.time() - due))
+        answer = Answer(due, ask.max_tokens, lag=max(0.0, self.loop.time() - due))
+        whole = self.spec.whole_timeout(ask.max_tokens)
+        first = self.spec.request_timeout if form.streamed else whole
         try:
-            async with asyncio.timeout_at(due + self.spec.request_timeout) as limit:
+            async with asyncio.timeout_at(due + first) as limit:
                 await self._ask(form, ask, answer, limit)
         except TimeoutError:
-            if answer.done is None or not answer.times:
-                answer.fail(Failure.TIMEOUT, f"no end within {self.spec.request_timeout:g} s")
+            if not answer.times:
+                answer.fail(Failure.TIMEOUT, f"no text within {first:g} s")
+            elif answer.done is None:
+                answer.fail(Failure.TIMEOUT, f"no end within {whole:g} s")
         except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError) as error:
+            if _no_more_files(error):
+                raise OutOfFiles from error
             answer.fail(Failure.TRANSPORT, f"{type(error).__name__}: {error}")
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
             answer.fail(Failure.TRANSPORT, f"what came is no answer of this protocol: {error}")
@@ -317,9 +348,11 @@ class _Prober:
                 answer.fail(Failure.HTTP, f"{response.status_code} {said}")
             elif form.streamed and streams(response):
                 async for data in events(response):  # to its end, so that the connection is used again
-                    open_until_now = answer.done is None
+                    pieces, done = len(answer.times), answer.done
                     answer.take(data, self.loop.time())
-                    if open_until_now and answer.done is not None:
+                    if answer.times and not pieces:
+                        limit.reschedule(answer.due + self.spec.whole_timeout(ask.max_tokens))
+                    if answer.done is not None and done is None:
                         limit.reschedule(min(limit.when() or answer.done, answer.done + AFTER_DONE))
                 answer.end_stream()
             else:

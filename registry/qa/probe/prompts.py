@@ -6,18 +6,15 @@ import json
 import random
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
+from registry.qa import own_files
+from registry.qa.own_files import OwnFileError
 from registry.qa.policy import Load
 from registry.qa.probe.measured import Question
 
-LARGEST_FILE = 16_000_000
 MOST_QUESTIONS = 10_000
-
-
-class PromptsError(Exception):
-    """The team's own prompts cannot be used; the text is a sentence."""
 
 
 @dataclass(frozen=True)
@@ -33,13 +30,6 @@ def asked(load: Load, own: tuple[Question, ...], *, seed: int, purpose: str) -> 
     while True:
         question = questions.choice(own) if own else _ours(load, questions)
         yield Asked(question, _drawn(load.output_tokens, lengths) if load.output_tokens else load.max_tokens)
-
-
-def mean_tokens(load: Load) -> float:
-    """Of an answer that is as long as it was asked for."""
-    if not load.output_tokens:
-        return float(load.max_tokens)
-    return sum(length * share for length, share in load.output_tokens) / sum(share for _, share in load.output_tokens)
 
 
 def _ours(load: Load, rng: random.Random) -> Question:
@@ -60,47 +50,28 @@ def _drawn(mix: tuple[tuple[int, float], ...], rng: random.Random) -> int:
 
 
 def read_questions(folder: Path | None, name: str) -> tuple[Question, ...]:
-    """Raises PromptsError, with the line where there is one."""
-    content = _read(folder, name)
+    """Raises OwnFileError, with the line where there is one."""
+    content = own_files.read(folder, name)
     found: list[Question] = []
     for number, line in enumerate(content.split(b"\n"), start=1):
         if line.strip():
             try:
                 found.append(_question(line))
             except (ValueError, RecursionError) as error:
-                raise PromptsError(f"Line {number} of {name} {_said(error)}.") from error
+                raise OwnFileError(f"Line {number} of {name} {_said(error)}.") from error
         if len(found) > MOST_QUESTIONS:
-            raise PromptsError(f"{name} has more than {MOST_QUESTIONS:,} prompts.")
+            raise OwnFileError(f"{name} has more than {MOST_QUESTIONS:,} prompts.")
     if not found:
-        raise PromptsError(f"{name} holds no prompt.")
+        raise OwnFileError(f"{name} holds no prompt.")
     return tuple(found)
-
-
-def _read(folder: Path | None, name: str) -> bytes:
-    if folder is None:
-        raise PromptsError(f"{name} cannot be looked for: no folder for the policy's own files is set.")
-    path = PurePosixPath(name)
-    if path.is_absolute() or ".." in path.parts:
-        raise PromptsError(f"{name!r} leads out of the folder for the policy's own files: give a name inside it.")
-    try:
-        file = (folder / path).resolve(strict=True)
-        if not file.is_relative_to(folder.resolve(strict=True)):
-            raise PromptsError(f"{name!r} is a link that leads out of the folder for the policy's own files.")
-        if not file.is_file():
-            raise PromptsError(f"{name} is no file.")
-        if (size := file.stat().st_size) > LARGEST_FILE:
-            raise PromptsError(f"{name} has {size:,} bytes; {LARGEST_FILE:,} are the most.")
-        return file.read_bytes()
-    except (OSError, ValueError) as error:  # ValueError: a zero character in the name
-        said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise PromptsError(f"{name!r} cannot be read: {said}.") from error
 
 
 def _question(line: bytes) -> Question:
     """Raises ValueError with what is wrong, to stand after "line 3"."""
     try:
-        value = json.loads(line)
-    except UnicodeDecodeError as error:
+        value = json.loads(line, parse_constant=_refused)
+        json.dumps(value, ensure_ascii=False).encode()  # half a surrogate pair can be read, and never be sent
+    except UnicodeError as error:
         raise ValueError("is no UTF-8 text") from error
     except json.JSONDecodeError as error:
         raise ValueError(f"is no JSON: {error.msg} at character {error.pos + 1}") from error
@@ -111,6 +82,10 @@ def _question(line: bytes) -> Question:
             raise ValueError('has a "prompt" that is no text, or an empty one')
         return Question(value["prompt"])
     return Question(messages=tuple(_messages(value["messages"])))
+
+
+def _refused(constant: str) -> None:
+    raise ValueError(f"holds {constant}, which is no JSON")
 
 
 def _messages(value: Any) -> Iterator[Mapping[str, Any]]:

@@ -50,8 +50,8 @@ class ProbeReport:
 
     @property
     def silent(self) -> bool:
-        """Not one request was answered, not even with an error."""
-        return sum(self.failures.get(kind, 0) for kind in UNANSWERED) == self.requests
+        """Not one request was answered, not even with an error or a part of an answer."""
+        return not self.tokens and sum(self.failures.get(kind, 0) for kind in UNANSWERED) == self.requests
 
     @property
     def error_rate_percent(self) -> float:
@@ -67,7 +67,7 @@ def report(measured: Measured) -> ProbeReport:
     failures = Counter(request.failure.value for request in requests if request.failure)
     counted = bool(answered) and all(request.tokens is not None for request in answered)
     tokens = [_tokens(request, counted) for request in requests]
-    longest = median(request.ended - request.due for request in requests)
+    lasts = median(request.ended - request.due for request in requests)
     return ProbeReport(
         path=measured.path,
         streamed=measured.streamed,
@@ -83,9 +83,9 @@ def report(measured: Measured) -> ProbeReport:
         lag_ms=figure([request.lag for request in requests]),
         tokens=sum(tokens),
         tokens_from="usage" if counted else "events",
-        tokens_per_second=_tokens_per_second(requests, tokens, seconds, longest),
+        tokens_per_second=_tokens_per_second(requests, tokens, seconds, lasts),
         requests_per_second=_per_second(
-            [request.ended for request in answered], [1.0] * len(answered), seconds, longest, digits=2
+            [request.ended for request in answered], [1.0] * len(answered), seconds, lasts, digits=2
         ),
         engine=engine_side(measured.engine_before, measured.engine_after),
     )
@@ -105,24 +105,24 @@ def _percent(count: int, requests: int) -> Estimate:
     return Estimate(round(100 * count / requests, 3), round(100 * low, 3), round(100 * high, 3))
 
 
-def _tokens_per_second(requests: Sequence[Request], tokens: Sequence[int], seconds: float, longest: float) -> Estimate:
+def _tokens_per_second(requests: Sequence[Request], tokens: Sequence[int], seconds: float, lasts: float) -> Estimate:
     """Each token at the time of its piece; what the server counts beyond the pieces is spread over them."""
     times: list[float] = []
     amounts: list[float] = []
     for request, count in zip(requests, tokens, strict=True):
         at = request.due + (request.first or 0.0)
-        for gap in (0.0, *request.gaps) if request.pieces else ():
+        for gap in (0.0, *request.gaps)[: request.pieces]:
             at += gap
             times.append(at)
             amounts.append(count / request.pieces)
-    found = _per_second(times, amounts, seconds, longest, digits=1)
+    found = _per_second(times, amounts, seconds, lasts, digits=1)
     return Estimate(round(sum(tokens) / seconds, 1) if seconds else 0.0, found.low, found.high)
 
 
 def _per_second(
-    times: Sequence[float], amounts: Sequence[float], seconds: float, longest: float, *, digits: int
+    times: Sequence[float], amounts: Sequence[float], seconds: float, lasts: float, *, digits: int
 ) -> Estimate:
-    low, high = rate_bounds(times, amounts, seconds, longest) if times else (None, None)
+    low, high = rate_bounds(times, amounts, seconds, lasts) if times else (None, None)
     return Estimate(
         round(sum(amounts) / seconds, digits) if seconds else 0.0,
         None if low is None else round(low, digits),

@@ -7,6 +7,8 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,8 @@ from registry.qa.probe.report import ProbeReport, report
 ROOT = Path(__file__).resolve().parents[3]
 INHERITED = ("PATH", "LANG", "LC_ALL", "PYTHONPATH", "SSL_CERT_FILE", "SSL_CERT_DIR", "SYSTEMROOT", "TMPDIR")
 START_SECONDS = 10.0
+LOOKS_EVERY = 0.2
+"""Seconds after which it is seen that nobody waits for the probe any more."""
 
 
 class ProbeError(Exception):
@@ -41,11 +45,12 @@ def run_probe(
     seed: int = 1,
     questions: tuple[Question, ...] = (),
     request_timeout: float = REQUEST_SECONDS,
+    given_up: threading.Event | None = None,
 ) -> ProbeReport:
-    """Press the server as `load` says. Raises ProbeError; never leaves a process behind."""
+    """Press the server as `load` says, until `given_up` is set. Raises ProbeError; never leaves a process behind."""
     spec = _spec(server, load, questions, seed, request_timeout)
     seconds = longest(spec) if timeout is None else timeout
-    answer = _spawn("press", spec.to_json(), seconds, (server.api_key,))
+    answer = _spawn("press", spec.to_json(), seconds, (server.api_key,), given_up)
     try:
         return report(Measured.from_json(answer))
     except (ValueError, LookupError, TypeError, AttributeError) as error:
@@ -62,12 +67,13 @@ def run_alternating(
     most_seconds: float,
     questions: tuple[Question, ...] = (),
     seed: int = 1,
+    given_up: threading.Event | None = None,
 ) -> Alternated:
-    """Press both in turns. Raises ProbeError; never leaves a process behind."""
+    """Press both in turns, until `given_up` is set. Raises ProbeError; never leaves a process behind."""
     specs = [_spec(server, load, questions, seed, REQUEST_SECONDS) for server in (candidate, live)]
     both = Alternation(specs[0], specs[1], pairs, requests, most_seconds)
     seconds = longest_alternation(both)
-    answer = _spawn("alternate", both.to_json(), seconds, (candidate.api_key, live.api_key))
+    answer = _spawn("alternate", both.to_json(), seconds, (candidate.api_key, live.api_key), given_up)
     try:
         return Alternated.from_json(answer)
     except (ValueError, LookupError, TypeError, AttributeError) as error:
@@ -76,22 +82,22 @@ def run_alternating(
 
 def longest(spec: Spec) -> float:
     """Seconds after which the probe must have ended, whatever the server does: start, form, warm-up and measurement."""
-    load, one = spec.load, spec.request_timeout
+    load, one = spec.load, spec.longest_timeout
     warm_up = load.warm_up_requests / load.requests_per_second + one
     if load.concurrency:
         warm_up = one * (1 + load.warm_up_requests // load.concurrency)
-    return START_SECONDS + one + warm_up + 2 * ENGINE_SECONDS + load.seconds + one
+    return START_SECONDS + spec.request_timeout + warm_up + 2 * ENGINE_SECONDS + load.seconds + one
 
 
 def longest_alternation(both: Alternation) -> float:
     """The same for two: up to four forms are tried, and the last turn may be begun just before the time is up."""
-    load, one = both.candidate.load, both.candidate.request_timeout
+    load, one = both.candidate.load, both.candidate.longest_timeout
     warm_up = load.warm_up_requests / load.requests_per_second + one
     turn = both.requests / load.requests_per_second + one
     if load.concurrency:
         warm_up = one * (1 + load.warm_up_requests // load.concurrency)
         turn = one * (1 + both.requests // load.concurrency)
-    return START_SECONDS + 4 * one + warm_up + both.most_seconds + turn
+    return START_SECONDS + 4 * both.candidate.request_timeout + warm_up + both.most_seconds + turn
 
 
 def _spec(
@@ -103,7 +109,13 @@ def _spec(
         raise ProbeError(f"The load cannot be used: {error}.") from error
 
 
-def _spawn(task: str, spec: Mapping[str, Any], timeout: float, secrets: tuple[str, ...]) -> Any:
+def _spawn(
+    task: str,
+    spec: Mapping[str, Any],
+    timeout: float,
+    secrets: tuple[str, ...],
+    given_up: threading.Event | None,
+) -> Any:
     with subprocess.Popen(
         [sys.executable, "-m", "registry.qa.probe", task],
         cwd=ROOT,
@@ -115,9 +127,7 @@ def _spawn(task: str, spec: Mapping[str, Any], timeout: float, secrets: tuple[st
         start_new_session=True,
     ) as process:
         try:
-            out, err = process.communicate(json.dumps(spec), timeout)
-        except subprocess.TimeoutExpired as error:
-            raise ProbeError(f"The load probe did not end within {timeout:g} s.") from error
+            out, err = _talk(process, json.dumps(spec), timeout, given_up)
         finally:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
@@ -129,6 +139,22 @@ def _spawn(task: str, spec: Mapping[str, Any], timeout: float, secrets: tuple[st
         return json.loads(out)
     except ValueError as error:
         raise ProbeError(f"The load probe's answer cannot be read: {error}.") from error
+
+
+def _talk(
+    process: subprocess.Popen[str], given: str, timeout: float, given_up: threading.Event | None
+) -> tuple[str, str]:
+    ends = time.monotonic() + timeout
+    rest: str | None = given
+    while True:
+        try:
+            return process.communicate(rest, max(0.0, min(LOOKS_EVERY, ends - time.monotonic())))
+        except subprocess.TimeoutExpired:
+            rest = None  # it goes on with what it was given
+        if given_up is not None and given_up.is_set():
+            raise ProbeError("The load probe was ended, since nobody waits for it any more.")
+        if time.monotonic() >= ends:
+            raise ProbeError(f"The load probe did not end within {timeout:g} s.")
 
 
 def _hidden(text: str, secrets: tuple[str, ...]) -> str:
