@@ -22,6 +22,8 @@ PLAIN = "openai"
 CONNECT_SECONDS = 5.0
 ANSWER_SECONDS = 10.0
 REFUSED = (401, 403)
+FORWARDERS = frozenset({"docker-proxy", "rootlessport", "ssh", "sshd", "socat", "kubectl", "envoy", "nginx", "haproxy"})
+"""Programs that listen in a model server's place and only pass on."""
 
 
 def address(given: str) -> str:
@@ -141,7 +143,15 @@ def _pid(url: str) -> int | None:
     except (psutil.Error, OSError):
         return None
     pids = {c.pid for c in listening if c.laddr and c.laddr.port == port and c.pid}
-    return pids.pop() if len(pids) == 1 else None
+    return pids.pop() if len(pids) == 1 and not _forwards(*pids) else None
+
+
+def _forwards(pid: int) -> bool:
+    """Its memory would be taken for the model's."""
+    try:
+        return psutil.Process(pid).name() in FORWARDERS
+    except psutil.Error:
+        return True
 
 
 def _shown(text: str) -> str:

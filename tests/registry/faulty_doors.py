@@ -199,6 +199,8 @@ class Doors:
     async def health(self, request: Request) -> Response:
         if self.engine.insulted:
             return Response(status_code=self.engine.speaks.dead_status)
+        if self.engine.has("no health route"):
+            return self.engine.error(404, "Not Found")
         return Response(status_code=503 if self.engine.has("unhealthy") else 200)
 
     async def version(self, request: Request) -> Response:

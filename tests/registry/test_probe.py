@@ -8,7 +8,6 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
@@ -26,18 +25,6 @@ from tests.registry.faulty_engine import KEY, Engine, running_engine
 from tests.registry.worst_servers import serving
 
 LOAD = Load(requests_per_second=40, seconds=1.0, warm_up_requests=3, max_tokens=20)
-
-
-@pytest.fixture(scope="module")
-def one_engine() -> Iterator[Engine]:
-    with running_engine() as engine:
-        yield engine
-
-
-@pytest.fixture
-def engine(one_engine: Engine) -> Engine:
-    one_engine.reset()
-    return one_engine
 
 
 def test_first_token_gap_and_whole_are_those_of_the_server(engine: Engine) -> None:

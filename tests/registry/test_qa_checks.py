@@ -8,7 +8,7 @@ import random
 import struct
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -43,18 +43,6 @@ ELSEWHERE = {
 """Checks that no fault of this server can make fail, with the reason; their own test files show that they do fail."""
 
 Gate = Callable[..., dict[str, Result]]
-
-
-@pytest.fixture(scope="module")
-def one_engine() -> Iterator[Engine]:
-    with running_engine() as engine:
-        yield engine
-
-
-@pytest.fixture
-def engine(one_engine: Engine) -> Engine:
-    one_engine.reset()
-    return one_engine
 
 
 @pytest.fixture
@@ -97,6 +85,23 @@ def not_passed(results: dict[str, Result]) -> dict[str, str]:
     fine = (Status.PASSED, Status.NOT_APPLICABLE)
     wrong = {name: r for name, r in results.items() if r.outcome.status not in fine}
     return {name: r.outcome.reason for name, r in wrong.items() if r.weight or r.outcome.status is Status.FAILED}
+
+
+@pytest.mark.parametrize(("kind", "status"), [("openai", Status.PASSED), ("vllm", Status.FAILED)])
+def test_only_a_server_of_another_kind_may_lack_a_health_route(engine: Engine, kind: str, status: Status) -> None:
+    engine.be("no health route")
+    context = Context(None, None, kind, POLICY, engine.running)
+    outcome = examine(context, [c for c in all_checks() if c.name == "compatibility.engine_answers"])[0].outcome
+    assert outcome.status is status
+    assert "/health" in outcome.reason
+
+
+def test_folder_that_cannot_be_registered_fails_the_digest(artifact: Path) -> None:
+    (artifact / "elsewhere").symlink_to(artifact.parent)
+    context = Context(artifact, None, "openai", POLICY)
+    outcome = examine(context, [c for c in all_checks() if c.name == "compatibility.digest"])[0].outcome
+    assert outcome.status is Status.FAILED
+    assert "elsewhere is a link to a folder" in outcome.reason
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)

@@ -6,7 +6,7 @@ import json
 import sys
 import textwrap
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -27,18 +27,6 @@ from tests.registry.worst_servers import refuses, serving
 HTTP = ("integration.dtesn", "integration.membrane_topology", "integration.aar_core")
 IMPORTS = ("integration.dtesn_import", "integration.aar_core_import", "integration.echo_self")
 CHECKS: list[type[Check]] = [Dtesn, MembraneTopology, AarCore, DtesnImport, AarCoreImport, EchoSelf]
-
-
-@pytest.fixture(scope="module")
-def one_engine() -> Iterator[Engine]:
-    with running_engine() as engine:
-        yield engine
-
-
-@pytest.fixture
-def engine(one_engine: Engine) -> Engine:
-    one_engine.reset()
-    return one_engine
 
 
 Ask = Callable[..., dict[str, Result]]

@@ -38,18 +38,6 @@ Parameters = Mapping[str, Mapping[str, Any]]
 
 
 @pytest.fixture(scope="module")
-def one_engine() -> Iterator[Engine]:
-    with running_engine() as engine:
-        yield engine
-
-
-@pytest.fixture
-def engine(one_engine: Engine) -> Engine:
-    one_engine.reset()
-    return one_engine
-
-
-@pytest.fixture(scope="module")
 def one_live() -> Iterator[Engine]:
     with running_engine() as engine:
         yield engine

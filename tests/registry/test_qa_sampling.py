@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -24,18 +24,6 @@ from tests.registry.recorder import recording
 GENERATIVE = ("generation", "repeatable", "seed", "stop", "max_tokens", "several", "refuses", "samplers")
 
 Ask = Callable[..., dict[str, Result]]
-
-
-@pytest.fixture(scope="module")
-def one_engine() -> Iterator[Engine]:
-    with running_engine() as engine:
-        yield engine
-
-
-@pytest.fixture
-def engine(one_engine: Engine) -> Engine:
-    one_engine.reset()
-    return one_engine
 
 
 @pytest.fixture

@@ -32,22 +32,10 @@ from registry.qa.runner import Result, examine
 from registry.scoring import Status
 from tests.registry.faults_security import FAULTS
 from tests.registry.faulty_doors import AT_ONCE
-from tests.registry.faulty_engine import KEY, MODEL, Engine, running_engine
+from tests.registry.faulty_engine import KEY, MODEL, Engine
 
 Ask = Callable[..., Result]
 BODY = {"model": MODEL, "prompt": "The", "max_tokens": 1, "temperature": 0}
-
-
-@pytest.fixture(scope="module")
-def one_engine() -> Iterator[Engine]:
-    with running_engine() as engine:
-        yield engine
-
-
-@pytest.fixture
-def engine(one_engine: Engine) -> Engine:
-    one_engine.reset()
-    return one_engine
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -16,7 +16,7 @@ from registry.qa.policy import Policy
 from registry.qa.probe.run import INHERITED
 from registry.qa.runner import Result, examine
 from registry.scoring import Status
-from tests.registry.faulty_engine import KEY, MODEL, Engine, running_engine
+from tests.registry.faulty_engine import KEY, MODEL, Engine
 from tests.registry.test_qa_security import reply, served
 
 Fuzz = Callable[..., Result]
@@ -32,18 +32,6 @@ TASK = {
     "answer_within": 3,
     "examples": 1,
 }
-
-
-@pytest.fixture(scope="module")
-def one_engine() -> Iterator[Engine]:
-    with running_engine() as engine:
-        yield engine
-
-
-@pytest.fixture
-def engine(one_engine: Engine) -> Engine:
-    one_engine.reset()
-    return one_engine
 
 
 @pytest.fixture
