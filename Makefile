@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: help run demo test test-peer test-vllm check format install install-dev engines lock fuzz screenshots checks-page vendor clean
+.PHONY: help run demo test test-peer test-vllm check format install install-dev engines lock fuzz screenshots benchmark-gate checks-page vendor clean
 
 help: ## What can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -86,6 +86,9 @@ fuzz: install-dev ## Feed the readers of model files with damaged files, a minut
 
 screenshots: install-dev ## Pictures of the pages for the documents, of the product that `make run` runs
 	@$(BIN)/python scripts/screenshots.py
+
+benchmark-gate: install ## How long the quality gate takes, on the demo's server and on one that never answers
+	@$(BIN)/python -m benchmarks.gate
 
 checks-page: install-dev ## Write docs/checks.md from the checks
 	@$(BIN)/python scripts/document_checks.py

@@ -12,6 +12,7 @@ from registry.models import ModelVersion
 from registry.qa import policy_values
 from registry.qa.policy import Policy
 from registry.qa.policy_values import Change
+from rollouts.lifecycle import Status
 from rollouts.models import Deployment, Desired, Environment, Rollout, Route
 from rollouts.traffic.base import TOTAL_WEIGHT
 
@@ -57,15 +58,18 @@ def environments() -> list[str]:
 def examined_elsewhere(version: ModelVersion, environment: Environment) -> str:
     """Why the newest examination says nothing of this environment, as a sentence; empty where it does.
 
-    Where both environments ask the same, one examination is enough.
+    Where both environments ask the same, one examination is enough. A policy that is changed afterwards takes nothing
+    back, and what has served an environment before may come back to it: going back must not wait for an examination.
     """
     run = version.qa_runs.filter(status=RunStatus.FINISHED).order_by("-pk").first()
     if run is None or run.environment == environment.name:
         return ""
+    effective = policies.effective(version.model, environment.name)
+    if not run.environment and not any(row.environment for row in effective.rows):
+        return ""
     judged_by = dict(policy_values.settings(Policy.from_json(run.policy).to_json()))
-    asked = policies.effective(version.model, environment.name).resolved.values
-    differing = policy_values.changes(judged_by, asked)
-    if not differing:
+    differing = policy_values.changes(judged_by, effective.resolved.values)
+    if not differing or _served(version, environment):
         return ""
     where = f"for {run.environment}" if run.environment else "by the general policy"
     what = "suspend it, examine it" if version.stage == Stage.APPROVED else "examine it"
@@ -74,6 +78,10 @@ def examined_elsewhere(version: ModelVersion, environment: Environment) -> str:
         f"{version} was examined {where}, and {environment} asks for something else ({_said(differing)}): "
         f"{what} for {environment}{then}."
     )
+
+
+def _served(version: ModelVersion, environment: Environment) -> bool:
+    return Rollout.objects.filter(version=version, environment=environment, status=Status.SUCCEEDED).exists()
 
 
 def _said(differing: list[Change]) -> str:

@@ -24,7 +24,7 @@ def pages(page: Page) -> dict[str, str]:
     rollouts = page.locator("a[href^='/rollouts/']").evaluate_all(
         "links => Object.fromEntries(links.map(a => [a.textContent.trim(), a.getAttribute('href')]))"
     )
-    named = {"overview": "/", "models": "/models/textgen/", "audit": "/audit/"}
+    named = {"overview": "/", "models": "/models/textgen/", "audit": "/audit/", "policies": "/policies/"}
     for name, text, found in (
         ("version", "v2", versions),
         ("version-blocked", "v4", versions),

@@ -15,6 +15,8 @@ from rollouts.lifecycle import Status
 from rollouts.models import Rollout
 from tests.rollouts.conftest import World
 
+CANARY_AT_ONCE: list[dict[str, Any]] = [{"setWeight": 100}]
+
 
 def strict_production(world: World, **values: Any) -> None:
     policy_actions.save_policy(None, "production", values or {"max_latency_ms": 100}, actor=world.cast.bo)
@@ -57,6 +59,21 @@ def test_approved_version_says_that_its_approval_is_in_the_way(world: World) -> 
     strict_production(world)
     with pytest.raises(Conflict, match="suspend it, examine it for production, and approve it anew"):
         world.request(version)
+
+
+def test_general_policy_that_is_changed_afterwards_takes_no_examination_back(world: World) -> None:
+    version = examined_for(world, "")
+    policy_actions.save_policy(None, "", {"max_latency_ms": 100}, actor=world.cast.bo)
+    assert world.request(version)
+
+
+def test_version_that_has_served_an_environment_may_come_back_to_it(world: World) -> None:
+    earlier = world.live()
+    world.run(world.request(world.approved(), CANARY_AT_ONCE))
+    strict_production(world)
+    assert world.request(earlier, CANARY_AT_ONCE)
+    with pytest.raises(Conflict, match="was examined by the general policy"):
+        world.request(world.approved(), environment=world.production)
 
 
 def test_what_the_sentence_says_leads_into_the_other_environment(world: World) -> None:
