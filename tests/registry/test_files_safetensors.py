@@ -10,9 +10,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import numpy
 import pytest
+import safetensors as library
 from hypothesis import example, given
 from hypothesis import strategies as st
+from safetensors.numpy import save_file
 
 from registry.qa.files.reading import MOST_VALUES, Unreadable
 from registry.qa.files.safetensors import BITS, MOST_HEADER, Header, parse, read
@@ -178,11 +181,9 @@ def test_packed_types_are_counted_in_bits() -> None:
 
 
 def test_what_the_library_of_the_format_writes_is_read(tmp_path: Path) -> None:
-    numpy = pytest.importorskip("numpy")
-    library = pytest.importorskip("safetensors.numpy")
     path = tmp_path / "model.safetensors"
     tensors = {"a": numpy.zeros((3, 5), "float32"), "b": numpy.ones(7, "int8"), "c": numpy.zeros((), "float16")}
-    library.save_file(tensors, path, metadata={"format": "np"})
+    save_file(tensors, path, metadata={"format": "np"})
     found = read(path)
     assert {tensor.name: tensor.shape for tensor in found.tensors} == {"a": (3, 5), "b": (7,), "c": ()}
     assert (found.elements, found.metadata) == (23, {"format": "np"})
@@ -190,7 +191,6 @@ def test_what_the_library_of_the_format_writes_is_read(tmp_path: Path) -> None:
 
 @given(shapes=SHAPES, data=st.data())
 def test_reader_agrees_with_the_library_of_the_format(shapes: Shapes, data: st.DataObject) -> None:
-    library = pytest.importorskip("safetensors")
     content = bytearray(safetensors(entries(shapes)))
     if data.draw(st.booleans()):
         content[data.draw(st.integers(0, len(content) - 1))] ^= data.draw(st.integers(1, 255))

@@ -29,9 +29,9 @@ PATIENCE = 4.0
 """One answer may take so many times as long as such a one was seen to take: others may be asked for beside it."""
 
 
-def patience(seconds: float) -> float:
+def patience(seconds: float, least: float = LEAST_PATIENCE, most: float = MOST_PATIENCE) -> float:
     """For one answer of a server that has been seen to take `seconds` for one."""
-    return min(max(LEAST_PATIENCE, PATIENCE * seconds), MOST_PATIENCE)
+    return min(max(least, PATIENCE * seconds), most)
 
 
 @dataclass(frozen=True)

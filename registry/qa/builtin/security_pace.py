@@ -7,14 +7,12 @@ import time
 from dataclasses import dataclass, field
 
 from registry.qa.base import Context
-from registry.qa.builtin.exchange import ABSENT, CHAT, COMPLETIONS, Visitor
+from registry.qa.builtin.exchange import ABSENT, CHAT, COMPLETIONS, Visitor, patience
 from registry.qa.builtin.security_raw import ANSWER_WITHIN
 
 SCRATCH = "security.pace"
 SOUND_WITHIN = 10.0
 """Seconds for the one generation that is measured."""
-TIMES = 4.0
-"""One answer may take so many times as long as that: others are asked beside it, and an engine may have a queue."""
 LONGEST_PATIENCE = 15.0
 TOGETHER = 90.0
 """Seconds for the checks that run together and the one for bad input after them. With what follows it two minutes."""
@@ -50,7 +48,7 @@ class Pace:
 
 def longest_for(seconds: float) -> float:
     """The patience for one answer of a server that has been seen to take `seconds` for one."""
-    return min(max(ANSWER_WITHIN, TIMES * seconds), LONGEST_PATIENCE)
+    return patience(seconds, ANSWER_WITHIN, LONGEST_PATIENCE)
 
 
 def pace_of(context: Context, visitor: Visitor) -> Pace:
