@@ -14,11 +14,11 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any
 
-from deploypipe.stats import error_rates, limits, planning, srm, words
+from deploypipe.stats import limits, planning, srm, two_arms, words
 from deploypipe.stats.counts import Window, total
-from deploypipe.stats.error_rates import DifferenceTest, Direction, EProcess
 from deploypipe.stats.intervals import DifferenceSequence, Interval, difference_sequence, rate_sequence
 from deploypipe.stats.limits import LimitTest
+from deploypipe.stats.two_arms import DifferenceTest, Direction, EProcess
 from rollouts import analysis
 from rollouts.analysis import COMPARISON_WEIGHT, Reader, SettingsError, Verdict
 
@@ -340,7 +340,7 @@ class _Replay:
     def _replayed(self, direction: Direction, margin: float) -> EProcess:
         test = DifferenceTest(direction, margin)
         if test not in self._tests:
-            self._tests[test] = error_rates.replay(self.windows, test)
+            self._tests[test] = two_arms.replay(self.windows, test)
         return self._tests[test]
 
 

@@ -3,7 +3,7 @@
 Two questions run side by side. "Is it worse by more than the margin, or above the limit?" gathers evidence over the
 whole rollout, so that a good candidate is failed by chance with probability at most alpha per rollout, however many
 looks and steps there are. "Is it surely not worse by the margin?" counts this step's windows alone, so that what was
-seen at ten percent of the traffic does not vouch for fifty. Both hold at every look (`deploypipe.stats.error_rates`).
+seen at ten percent of the traffic does not vouch for fifty. Both hold at every look (`deploypipe.stats.two_arms`).
 
 A judgement is a function of the windows, the settings and the time in the step alone: the same windows give the same
 judgement, to the last bit. Keep the settings of one rollout the same in all its steps: alpha is spent per rollout.
@@ -18,10 +18,10 @@ from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from typing import Any
 
-from deploypipe.stats import error_rates, limits, planning, words
+from deploypipe.stats import limits, planning, two_arms, words
 from deploypipe.stats.counts import ArmCounts, Window, total
-from deploypipe.stats.error_rates import DifferenceTest, Direction
 from deploypipe.stats.limits import LimitTest
+from deploypipe.stats.two_arms import DifferenceTest, Direction
 
 CODE_VERSION = "error-rates-1"
 """Changes whenever the same windows could give another judgement."""
@@ -233,7 +233,7 @@ def guard(rollout_windows: Sequence[Window], settings: AnalysisSettings, *, prov
 
 
 def _evidence_against(windows: Sequence[Window], seen: Window, settings: AnalysisSettings) -> tuple[Evidence, ...]:
-    worse = error_rates.replay(windows, DifferenceTest(Direction.ABORT, settings.margin))
+    worse = two_arms.replay(windows, DifferenceTest(Direction.ABORT, settings.margin))
     found = [_evidence("worse_than_stable", Direction.ABORT, worse.max_log_evidence, settings.comparison_alpha, seen)]
     if settings.limit is not None:
         above = limits.replay((w.candidate for w in windows), LimitTest(Direction.ABORT, settings.limit))
@@ -245,7 +245,7 @@ def _evidence_for(
     windows: Sequence[Window], seen: Window, settings: AnalysisSettings, compare: bool
 ) -> Evidence | None:
     if compare:
-        not_worse = error_rates.replay(windows, DifferenceTest(Direction.PROMOTE, settings.margin))
+        not_worse = two_arms.replay(windows, DifferenceTest(Direction.PROMOTE, settings.margin))
         return _evidence("not_worse_than_stable", Direction.PROMOTE, not_worse.max_log_evidence, settings.alpha, seen)
     if settings.limit is None:
         return None

@@ -14,10 +14,10 @@ from django.utils import timezone
 from deploypipe.core.pages import Request, history
 from deploypipe.core.status import status_of
 from deploypipe.metrics import series
-from deploypipe.metrics.histogram import Histogram
 from deploypipe.metrics.models import Window
 from deploypipe.stats import words
 from deploypipe.stats.counts import ArmCounts
+from deploypipe.stats.histogram import Histogram
 from deploypipe.stats.intervals import wilson
 from registry.models import ModelVersion, RegisteredModel
 from rollouts import charts, monitor

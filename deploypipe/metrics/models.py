@@ -41,7 +41,7 @@ class Window(models.Model):
     sessions = models.PositiveIntegerField(default=0)
     events = models.PositiveBigIntegerField(default=0)
     first_ms = models.JSONField(default=dict)
-    """Log-spaced histogram of the time to the first event, `deploypipe.metrics.histogram`."""
+    """Log-spaced histogram of the time to the first event, `deploypipe.stats.histogram`."""
     duration_ms = models.JSONField(default=dict)
 
     class Meta:

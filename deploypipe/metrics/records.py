@@ -16,7 +16,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from deploypipe.metrics.histogram import Histogram
+from deploypipe.stats.histogram import Histogram
 
 BATCH_BYTES = 4 * 1024 * 1024
 _LISTINGS = 10

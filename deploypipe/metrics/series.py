@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any, Protocol
 
-from deploypipe.metrics.histogram import Histogram
 from deploypipe.metrics.models import Window
+from deploypipe.stats.histogram import Histogram
 
 Points = dict[str, dict[str, list[Any]]]
 QUANTILES = {"p50": 0.5, "p95": 0.95}

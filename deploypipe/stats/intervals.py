@@ -10,7 +10,7 @@ import numpy as np
 from scipy import special
 
 from deploypipe.stats.counts import ArmCounts, Window
-from deploypipe.stats.error_rates import DifferenceTest, Direction, EProcess, advance_all, start
+from deploypipe.stats.two_arms import DifferenceTest, Direction, EProcess, advance_all, start
 
 _STEPS = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.025, 0.03, 0.04, 0.05, 0.075, 0.1, 0.15, 0.2)
 _WIDE = (0.3, 0.4, 0.5, 0.65, 0.8)
@@ -31,7 +31,7 @@ class Interval:
 class DifferenceSequence:
     """A confidence sequence for candidate - stable: at every look at once, it covers with the given confidence.
 
-    Both one-sided tests of `error_rates` on a grid of margins, each at alpha; what neither rejects stays
+    Both one-sided tests of `two_arms` on a grid of margins, each at alpha; what neither rejects stays
     (Turner, Grünwald, arXiv 2203.09785): confidence 1 - 2 alpha. Its ends agree with the verdicts: once the evidence
     for promotion has reached 1/alpha the high end is at most the margin, and likewise the low end for abort.
     """

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from scipy import special
 
 from deploypipe.stats.counts import NO_REQUESTS, ArmCounts
-from deploypipe.stats.error_rates import LOG_FLOOR, Direction
+from deploypipe.stats.two_arms import LOG_FLOOR, Direction
 
 Floats = npt.NDArray[np.float64]
 

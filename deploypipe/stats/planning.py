@@ -1,7 +1,7 @@
 """How many requests, and minutes, until a decision: said before a test starts, so that nobody waits in vain.
 
 With known rates the evidence grows by g nats per request, so it needs about log(1/alpha)/g of them (Wald 1945), where
-g = (1 - share) KL(q_A || p_A*) + share KL(q_B || p_B*) with p* the projection of `error_rates`.
+g = (1 - share) KL(q_A || p_A*) + share KL(q_B || p_B*) with p* the projection of `two_arms`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from deploypipe.stats.error_rates import project
+from deploypipe.stats.two_arms import project
 
 SPLITS = (0.01, 0.05, 0.1, 0.25, 0.5)
 _RAREST = 1e-6

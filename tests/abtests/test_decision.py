@@ -24,7 +24,7 @@ from deploypipe.stats.intervals import extend
 from deploypipe.stats.srm import Assigned
 from rollouts.analysis import SettingsError, Verdict
 from tests.stats.simulation import poisson_windows
-from tests.stats.test_error_rates import arms
+from tests.stats.test_two_arms import arms
 
 TWO_POINTS = ExperimentSettings(goals=(Goal(margin_points=2.0),), min_requests=100)
 

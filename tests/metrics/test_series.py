@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from deploypipe.metrics.histogram import Histogram
 from deploypipe.metrics.models import Window
 from deploypipe.metrics.series import history, points, roles_of
+from deploypipe.stats.histogram import Histogram
 
 AT = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 ROLES = {"v2": "candidate", "v1": "stable"}

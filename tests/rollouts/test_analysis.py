@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from deploypipe.stats.counts import EMPTY, ArmCounts, Window
 from rollouts.analysis import AnalysisSettings, Judgement, SettingsError, Verdict, guard, judge, parse_settings
 from tests.stats.simulation import at_most, poisson_windows
-from tests.stats.test_error_rates import arms
+from tests.stats.test_two_arms import arms
 
 TWO_POINTS = AnalysisSettings(max_error_increase_points=2.0)
 

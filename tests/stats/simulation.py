@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from deploypipe.stats.counts import ArmCounts, Window
-from deploypipe.stats.error_rates import DifferenceTest, _log_mean, log_factors, start
+from deploypipe.stats.two_arms import DifferenceTest, _log_mean, log_factors, start
 
 
 def looks(rng, *, runs, requests, share, stable, candidate):

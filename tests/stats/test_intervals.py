@@ -5,7 +5,6 @@ import pytest
 from scipy.stats import binom
 
 from deploypipe.stats.counts import ArmCounts
-from deploypipe.stats.error_rates import DifferenceTest, Direction, replay
 from deploypipe.stats.intervals import (
     GRID,
     binomial_bounds,
@@ -14,6 +13,7 @@ from deploypipe.stats.intervals import (
     rate_sequence,
     wilson,
 )
+from deploypipe.stats.two_arms import DifferenceTest, Direction, replay
 from tests.stats.simulation import looks, poisson_windows, windows
 
 

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from scipy import integrate
 
 from deploypipe.stats.counts import ArmCounts
-from deploypipe.stats.error_rates import Direction
 from deploypipe.stats.limits import LimitProcess, LimitTest, advance, log_evidence, replay
+from deploypipe.stats.two_arms import Direction
 from tests.stats.simulation import at_most
-from tests.stats.test_error_rates import arms
+from tests.stats.test_two_arms import arms
 
 limit_tests = st.builds(LimitTest, st.sampled_from(list(Direction)), st.floats(0.001, 0.999))
 

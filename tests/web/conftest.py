@@ -17,10 +17,10 @@ from abtests import actions as abtests_actions
 from abtests import decision
 from abtests.models import Experiment, Snapshot
 from deploypipe.core import events
-from deploypipe.metrics.histogram import Histogram
 from deploypipe.metrics.models import RecordCursor, Window
 from deploypipe.stats.counts import ArmCounts
 from deploypipe.stats.counts import Window as Counted
+from deploypipe.stats.histogram import Histogram
 from registry import actions as registry_actions
 from registry.lifecycle import RunStatus
 from registry.models import ModelVersion, QAResult, QARun, RegisteredModel

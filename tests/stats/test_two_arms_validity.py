@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from deploypipe.stats.error_rates import DifferenceTest, Direction, replay
+from deploypipe.stats.two_arms import DifferenceTest, Direction, replay
 from tests.stats.simulation import at_most, first_reached, looks, merged, poisson_windows, share_reached
 
 RUNS = 1000

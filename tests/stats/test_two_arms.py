@@ -12,7 +12,7 @@ from scipy.optimize import brentq
 from scipy.stats import binom
 
 from deploypipe.stats.counts import EMPTY, ArmCounts, Window
-from deploypipe.stats.error_rates import (
+from deploypipe.stats.two_arms import (
     DifferenceTest,
     Direction,
     EProcess,

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deploypipe.metrics.histogram import SMALLEST, Histogram, bin_of, edge
+from deploypipe.stats.histogram import SMALLEST, Histogram, bin_of, edge
 
 durations = st.floats(0.002, 10_000_000)
 
@@ -30,9 +30,9 @@ def test_bin_begins_exactly_at_its_edge(bin_):
     assert bin_of(math.nextafter(edge(bin_ + 1), 0)) == bin_
 
 
-def test_one_millisecond_begins_bin_0_and_eight_bins_double():
+def test_one_millisecond_begins_bin_0_and_sixty_four_bins_double():
     assert bin_of(1) == 0
-    assert bin_of(2) == 8
+    assert bin_of(2) == 64
 
 
 def test_zero_counts_in_the_smallest_bin():
