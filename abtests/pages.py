@@ -2,166 +2,245 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from datetime import datetime
+from typing import Any
 
-from django.db.models import QuerySet
+from django.db.models import F, Field, FloatField, OuterRef, QuerySet, Subquery, TextField, Value, Window
+from django.db.models.fields.json import KT
+from django.db.models.functions import Cast, Lag, NullIf, RowNumber
+from django.http import Http404
 from django.shortcuts import get_object_or_404
-from django.urls import reverse
+from django.utils import timezone
 
-from abtests.decision import State
+from abtests import charts, results
+from abtests.advice import ACTS, Time, advice, time_of, waits_for_person
+from abtests.frozen import criteria_of, settings_of
+from abtests.lifecycle import Status
 from abtests.models import Experiment, Snapshot
-from deploypipe.core import roles
-from deploypipe.core.pages import Request, Verb, Verbs, history
-from deploypipe.core.status import Tone, readable, status_of
-from deploypipe.stats import words
-from rollouts.strategy import SET_WEIGHT
-
-if TYPE_CHECKING:
-    from django.contrib.auth.models import User
+from abtests.page_verbs import drop, verbs
+from abtests.ratings import ratings
+from abtests.results import ArmResults, capital, named, unbroken
+from abtests.traffic_health import health
+from deploypipe.core.pages import Request, Verb, history
+from deploypipe.core.status import Tone, status_of
+from deploypipe.metrics.windows import STABLE
 
 SNAPSHOTS = 30
-STATES: dict[str, tuple[Tone, str, str]] = {
-    State.MET: ("ok", "Met", "check-circle"),
-    State.BROKEN: ("bad", "Broken", "x-circle"),
-    State.OPEN: ("idle", "Open", "clock"),
-}
-VERDICTS: dict[str, Tone] = {
-    "promote": "ok",
-    "abort": "bad",
-    "continue": "info",
-    "inconclusive": "warn",
-    "invalid": "bad",
-}
+TURNS = 8
+"""Looks that brought another verdict than the one before, of which the page tells at most."""
+POINTS = 120
+"""Looks that a chart begins with, evenly spread over the experiment."""
 
 
 def experiments() -> QuerySet[Experiment]:
-    return Experiment.objects.select_related(
-        "environment", "rollout", "stable__model", "candidate__model", "created_by"
-    )
+    return (
+        Experiment.objects.select_related(
+            "environment", "rollout__candidate", "rollout__previous", "stable__model", "candidate__model",
+            "winner__model", "created_by",
+        )
+        .prefetch_related("rollout__arms__version__model", "rollout__arms__deployment", "rollout__steps")
+        .defer("progress")
+        .annotate(mismatch=F("progress__mismatch"))
+    )  # fmt: skip
 
 
 def experiment(pk: int) -> Experiment:
     return get_object_or_404(experiments(), pk=pk)
 
 
+# --- The list ---------------------------------------------------------------------------------------------------------
+
+
 @dataclass(frozen=True)
-class MetricLine:
-    """A row of the results: what was wanted on the left, what was seen on the right."""
+class ListLine:
+    experiment: Experiment
+    verdict: str
+    """Of the newest look, while it runs; "on_hold" where the measurements cannot be read."""
+    sentence: str
+    time: Time | None
 
-    name: str
-    role: str
-    tone: Tone
-    state: str
-    icon: str
-    estimate: str
-    interval: str
-    evidence: str
-    against: str
-
-
-def lines(detail: dict[str, Any]) -> list[MetricLine]:
-    return [_line(row) for row in detail.get("rows", ())]
+    @property
+    def waits(self) -> bool:
+        """For a person: a verdict that was carried out by itself has ended it."""
+        return self.verdict in ACTS
 
 
-def _line(row: dict[str, Any]) -> MetricLine:
-    tone, state, icon = STATES.get(row["state"], ("idle", readable(row["state"]), "circle"))
-    difference = row["metric"] != "error_rate" or row["log_threshold"] > 0
-    show = words_of_points if difference else words_of_percent
-    against = row.get("log_threshold_against")
-    return MetricLine(
-        name=row["name"][:1].upper() + row["name"][1:],
-        role=readable(row["role"]),
-        tone=tone,
-        state=state,
-        icon=icon,
-        estimate="–" if row["estimate"] is None else show(row["estimate"]),
-        interval=f"{show(row['low'])} to {show(row['high'])} ({row['confidence']:.0%})",
-        evidence=_odds(row["log_evidence"], row["log_threshold"]) if row["log_threshold"] > 0 else "–",
-        against="–" if against is None else _odds(row["log_evidence_against"], against),
+def listed() -> QuerySet[Experiment]:
+    """With what the newest look of each says, and without the looks."""
+    newest = Snapshot.objects.filter(experiment=OuterRef("pk")).order_by("-pk")
+    said = {
+        "verdict": Subquery(newest.values("verdict")[:1]),
+        "further_units": _told(newest, "further_units", FloatField()),
+        "further_seconds": _told(newest, "further_seconds", FloatField()),
+        "provider_problem": _told(newest, "provider_problem", TextField()),
+        "unit": _told(newest, "unit", TextField()),
+    }
+    rows = Experiment.objects.select_related(
+        "environment", "rollout", "stable__model", "candidate__model", "created_by"
     )
+    return rows.prefetch_related("rollout__arms__version__model").defer("progress").annotate(**said)
 
 
-def words_of_points(value: float) -> str:
-    return f"{value:+.2f} pp".replace("-", "−")
+def _told(newest: QuerySet[Snapshot], name: str, kind: Field[Any, Any]) -> Subquery:
+    """One value of its detail; a key of JSON alone would come back from a subquery as it lies in the database, where
+    some write a null as a word."""
+    return Subquery(newest.values(told=Cast(NullIf(KT(f"detail__{name}"), Value("null")), kind))[:1])
 
 
-def words_of_percent(value: float) -> str:
-    return f"{value:.2f} %"
+def lines(found: Iterable[Experiment]) -> list[ListLine]:
+    now = timezone.now()
+    return [_line(one, now) for one in found]
 
 
-def _odds(seen: float, needed: float) -> str:
-    return f"{words.odds(seen)}, needed {words.odds(needed)}"
+def _line(one: Experiment, now: datetime) -> ListLine:
+    names = ("verdict", "further_units", "further_seconds", "provider_problem", "unit")
+    ahead = {name: getattr(one, name) for name in names}
+    verdict = (ahead["verdict"] or "") if one.state is Status.RUNNING else ""
+    if verdict and ahead["provider_problem"]:
+        verdict = "on_hold"
+    return ListLine(one, verdict, named(one.sentence, _versions(one)), time_of(one, ahead, now))
+
+
+# --- An experiment ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class LookRow:
+    number: int
+    at: datetime
+    verdict: str
+    sentence: str
+    last_window: int
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A row of the table of several candidates."""
+
+    results: ArmResults
+    drop: Verb | None
+    """None where it is off already, or all is over."""
 
 
 def of_experiment(one: Experiment, request: Request) -> dict[str, Any]:
     """What changes while one looks. `moved`: the head and the history are not what the browser has."""
-    snapshots = list(one.snapshots.all()[:SNAPSHOTS])
-    newest = snapshots[0] if snapshots else None
+    newest = one.snapshots.first()
+    detail = newest.detail if newest else {}
     past = history(one)
-    state = f"{one.status}.{past.newest}"
+    waiting = newest.verdict if newest and one.state is Status.RUNNING else ""
+    state = f"{one.status}.{past.newest}.{waiting}"
+    versions = _versions(one)
+    arms = results.by_arm(detail, versions)
+    moved = bool(request.htmx) and request.GET.get("seen") != state
     return {
         "experiment": one,
-        "snapshots": [(snapshot, VERDICTS.get(snapshot.verdict, "idle")) for snapshot in snapshots],
         "newest": newest,
-        "lines": lines(newest.detail) if newest else [],
-        "totals": _totals(newest),
-        "tone": status_of("experiment", one.status).tone,
-        "settings": _settings(one),
-        "verbs": verbs(one, request.user),
+        **(looks_of(one, request) if moved or not request.htmx else {"looks": one.snapshots.count()}),
+        "sentence": unbroken(named(one.sentence, versions)),
+        "goes_on": one.state is Status.RUNNING and newest is not None and newest.verdict == "continue",
+        "arms": arms,
+        "candidates": [_candidate(one, arm, request) for arm in arms] if len(arms) > 1 else [],
+        "unit": detail.get("unit", ""),
+        "health": health(detail, one.mismatch, versions) if detail else None,  # type: ignore[attr-defined]
+        "ratings": ratings(one, versions) if detail else [],
+        "advice": advice(one, newest),
+        "waits": one.state is Status.RUNNING and waits_for_person(newest),
+        "time": time_of(one, {**detail, "verdict": newest.verdict} if newest else None, timezone.now()),
+        "tone": _tone(one, newest),
+        "verbs": verbs(one, newest, request.user),
         "history": past,
         "history_id": f"experiment-{one.pk}-history",
         "state": state,
-        "moved": bool(request.htmx) and request.GET.get("seen") != state,
+        "topic": f"experiment-{one.pk}",
+        "moved": moved,
     }
 
 
-def _totals(newest: Snapshot | None) -> list[tuple[str, int, int, float | None]]:
-    seen = newest.detail.get("totals") if newest else None
-    if not seen:
-        return []
-    arms = [("Candidate", seen["candidate"]), ("Stable", seen["stable"])]
-    return [
-        (name, arm["requests"], arm["errors"], arm["errors"] / arm["requests"] if arm["requests"] else None)
-        for name, arm in arms
-    ]
+def looks_of(one: Experiment, request: Request) -> dict[str, Any]:
+    """The history of verdicts, and the settings."""
+    snapshots = list(one.snapshots.defer("detail")[:SNAPSHOTS])
+    looks, versions = one.snapshots.count(), _versions(one)
+    return {
+        "experiment": one,
+        "looks": looks,
+        "look_rows": [
+            LookRow(looks - place, look.at, look.verdict, _short(look.sentence, versions), look.last_window)
+            for place, look in enumerate(snapshots)
+        ],
+        "turns": _turns(one, versions),
+        "criteria": criteria_of(one),
+        "settings": settings_of(one),
+        "server": request.build_absolute_uri("/").rstrip("/"),
+    }
 
 
-def _settings(one: Experiment) -> list[tuple[str, str]]:
-    given = one.settings
-    weight = next((s.settings.get("percent") for s in one.rollout.steps.all() if s.kind == SET_WEIGHT), None)
-    shown = [
-        ("Traffic of the candidate", f"{weight:g} %" if weight is not None else ""),
-        ("Requests at least", f"{given['min_requests']:,}" if "min_requests" in given else "1,000"),
-        ("Ends at the latest after", words.duration(float(given.get("max_seconds", 1800)))),
-        ("False alarms at most", f"{given.get('alpha', 0.05):g}"),
-        ("Wins by itself", "yes" if given.get("auto_promote", False) else "no, a person decides"),
-        ("Ends by itself on harm", "yes" if given.get("auto_rollback", True) else "no, a person decides"),
-    ]
-    return [(name, value) for name, value in shown if value]
+def _versions(one: Experiment) -> dict[str, str]:
+    """Arm → the version's name."""
+    return {
+        STABLE: str(one.stable) if one.stable else STABLE,
+        **{arm: str(version) for arm, version in one.versions.items()},
+    }
 
 
-def verbs(one: Experiment, user: User) -> Verbs:
-    if one.refusal("stop"):
-        return Verbs()
-    disabled = roles.refusal(user, "abtests.run")
-    if not one.stands_alone:
-        disabled = f"It belongs to rollout {one.rollout_id}: abort or promote that one."
-    consequence = (
-        f"Ends it without an answer; all traffic in {one.environment} goes back to {one.stable or 'the live version'}."
+def _candidate(one: Experiment, arm: ArmResults, request: Request) -> Candidate:
+    may_leave = one.state is Status.RUNNING and arm.goes_on
+    return Candidate(arm, drop(one, arm.arm, arm.version, request.user) if may_leave else None)
+
+
+def _tone(one: Experiment, newest: Snapshot | None) -> Tone:
+    if one.state is Status.RUNNING and newest is not None:
+        on_hold = bool(newest.detail.get("provider_problem"))
+        return status_of("experiment", "on_hold" if on_hold else newest.verdict).tone
+    return status_of("experiment", one.status).tone
+
+
+def _short(sentence: str, versions: Mapping[str, str]) -> str:
+    """The verdict stands beside it already."""
+    return unbroken(named(capital(sentence.removeprefix("Keep running: ")), versions))
+
+
+def _turns(one: Experiment, versions: Mapping[str, str]) -> list[LookRow]:
+    """Looks with another verdict than the one before, the newest first."""
+    counted = one.snapshots.annotate(
+        number=Window(RowNumber(), order_by=F("pk").asc()),
+        before=Window(Lag("verdict", default=Value("")), order_by=F("pk").asc()),
     )
-    return Verbs(
-        [
-            Verb(
-                reverse("experiment-stop", args=[one.pk]),
-                "Stop",
-                tone="bad",
-                icon="stop",
-                title=f"Stop experiment {one.pk}",
-                confirm=consequence,
-                reason="required",
-                reason_label="What you saw",
-                disabled=disabled,
-            )
-        ]
-    )
+    changed = counted.exclude(before=F("verdict")).order_by("-pk")
+    rows = changed.values_list("number", "at", "verdict", "sentence", "last_window")[:TURNS]
+    return [LookRow(number, at, verdict, _short(said, versions), last) for number, at, verdict, said, last in rows]
+
+
+# --- Charts -----------------------------------------------------------------------------------------------------------
+
+
+def charts_of(one: Experiment) -> dict[str, Any]:
+    looks = _spread(one)
+    return {
+        "experiment": one,
+        "topic": f"experiment-{one.pk}",
+        "several": len(one.versions) > 1,
+        "figures": charts.figures(looks, _versions(one)) if looks else None,
+    }
+
+
+def chart_of(one: Experiment, name: str) -> charts.Figure:
+    if name not in charts.NAMES:
+        raise Http404(f"There are the charts {', '.join(charts.NAMES)}.")
+    return charts.figures(_spread(one), _versions(one))[name]
+
+
+def _spread(one: Experiment) -> list[charts.Look]:
+    """Looks, oldest first: about POINTS of them, and always the newest."""
+    count = one.snapshots.count()
+    step = max(1, count // POINTS)
+    numbered = one.snapshots.annotate(number=Window(RowNumber(), order_by=F("pk").desc()))
+    rows = numbered.annotate(place=(F("number") - 1) % step).filter(place=0).order_by("pk")
+    return [(at, found or []) for at, found in rows.values_list("at", "detail__rows")]
+
+
+def newest_points(pk: int) -> dict[str, dict[str, list[Any]]]:
+    """Of the newest look, for the charts of pages that are open."""
+    newest = Snapshot.objects.filter(experiment=pk).values_list("at", "detail__rows").first()
+    return charts.points(newest[0], newest[1] or []) if newest else {}

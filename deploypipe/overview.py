@@ -6,12 +6,16 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from django.db.models import Count
+from django.db.models import Count, Q
 from django.http import HttpResponse
 from django.urls import reverse
 
+from abtests import pages as experiment_pages
+from abtests.advice import ACTS
 from abtests.lifecycle import EXPERIMENTS
+from abtests.lifecycle import Status as ExperimentStatus
 from abtests.models import Experiment
+from abtests.page_verbs import may_decide
 from deploypipe.core import roles
 from deploypipe.core.pages import Request, answer, curl, page, recent
 from deploypipe.core.status import Tone
@@ -61,7 +65,7 @@ def overview(request: Request) -> HttpResponse:
 
 
 def _needs(user: User, serving: list[rollout_pages.Serving]) -> list[Need]:
-    found = [*_sick(user, serving), *_rollouts(user), *_versions(user)]
+    found = [*_sick(user, serving), *_rollouts(user), *_experiments_to_act_on(user), *_versions(user)]
     return sorted(found, key=lambda need: not need.yours)
 
 
@@ -100,6 +104,21 @@ def _held(rollout: Rollout, user: User) -> Need:
         return Need("hold", "pause", f"{where} is paused{by}", rollout.sentence, url, rollout.paused_at, operates)
     yours = approves if waits_for_approval else operates
     return Need("hold", "hand", f"{where} waits for a person", rollout.sentence, url, rollout.step_at, yours)
+
+
+def _experiments_to_act_on(user: User) -> list[Need]:
+    found = experiment_pages.listed().filter(Q(status=ExperimentStatus.RUNNING) & Q(verdict__in=[*ACTS, "invalid"]))
+    return [
+        Need(
+            *(("warn", "triangle") if line.verdict == "invalid" else ("hold", "hand")),
+            f"{line.experiment} {'cannot be trusted' if line.verdict == 'invalid' else 'waits for a person'}",
+            line.sentence,
+            reverse("experiment-detail", args=[line.experiment.pk]),
+            line.experiment.started_at,
+            may_decide(line.experiment, user) is None,
+        )
+        for line in experiment_pages.lines(found[:MOST_NEEDS])
+    ]
 
 
 def _sick(user: User, serving: list[rollout_pages.Serving]) -> list[Need]:

@@ -174,6 +174,7 @@ CELERY_BEAT_SCHEDULE = {
     "health": {"task": "rollouts.tasks.health_due", **_EVERY_SECOND},
     "servers": {"task": "rollouts.tasks.servers_due", **_EVERY_SECOND},
     "rollouts": {"task": "rollouts.tasks.rollouts_due", **_EVERY_SECOND},
+    "old windows": {"task": "rollouts.tasks.forget_windows", "schedule": timedelta(hours=1)},
 }
 
 REDIS_URL = env.secret("REDIS_URL")
@@ -209,6 +210,13 @@ ROUTERS: dict[str, dict[str, Any]] = {
 }
 GATEWAY_RECORDS = GATEWAY_DIR / "access.log"
 GATEWAY_RECORDS_LIMIT_MIB = env.number("GATEWAY_RECORDS_LIMIT_MIB", 64, least=1, most=10_000)
+
+SESSION_SECONDS = env.seconds("SESSION_SECONDS", 60.0, least=1, most=3600)
+"""A session is observed for so long after its first request began; then what came of it counts, once."""
+WINDOWS_DAYS = env.number("WINDOWS_DAYS", 30, least=1, most=3650)
+"""What was measured while no test was under way stays so long; what tests were decided from stays for good."""
+SESSIONS_REMEMBERED = env.number("SESSIONS_REMEMBERED", 500_000, least=1_000, most=100_000_000)
+"""Of one test, about, at most: where there are more, a sample counts."""
 
 # --- Rollouts ---------------------------------------------------------------------------------------------------------
 

@@ -7,6 +7,7 @@ from django.contrib.auth import views as auth_views
 from django.urls import include, path
 
 from abtests import api as abtests_api
+from abtests import design_api
 from deploypipe import overview, probes
 from deploypipe.core import views as core_views
 from deploypipe.core.api import Nothing
@@ -14,6 +15,7 @@ from deploypipe.core.audit_api import AuditList
 from registry import api as registry_api
 from registry import policy_api, report_api
 from rollouts import api as rollouts_api
+from rollouts import feedback_api
 
 api = [
     path("models/", registry_api.ModelList.as_view()),
@@ -43,11 +45,15 @@ api = [
     path("rollouts/<int:pk>/", rollouts_api.RolloutDetail.as_view()),
     *(
         path(f"rollouts/<int:pk>/{verb}/", rollouts_api.RolloutVerb.as_view(), {"verb": verb})
-        for verb in ("pause", "resume", "promote", "abort", "rollback", "approve")
+        for verb in ("pause", "resume", "promote", "abort", "rollback", "approve", "drop-arm")
     ),
     path("experiments/", abtests_api.ExperimentList.as_view()),
+    path("experiments/design/", design_api.ExperimentDesign.as_view()),
     path("experiments/<int:pk>/", abtests_api.ExperimentDetail.as_view()),
     path("experiments/<int:pk>/stop/", abtests_api.ExperimentStop.as_view()),
+    path("experiments/<int:pk>/agree/", abtests_api.ExperimentAgree.as_view()),
+    path("experiments/<int:pk>/evidence/", abtests_api.ExperimentEvidence.as_view()),
+    path("feedback/", feedback_api.FeedbackView.as_view()),
     path("audit/", AuditList.as_view()),
     path("", Nothing.as_view()),
     path("<path:other>", Nothing.as_view()),

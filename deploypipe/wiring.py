@@ -5,6 +5,9 @@ Listeners run after commit. They enqueue a task or ring a page's doorbell; they 
 
 from __future__ import annotations
 
+from django.db.models import Q
+
+from abtests import pages as experiment_pages
 from abtests.events import ExperimentChanged
 from deploypipe.core import live
 from deploypipe.core.events import subscribe
@@ -28,7 +31,8 @@ def connect() -> None:
     subscribe(PolicyChanged, lambda e: live.ring("policies"))
     # A server became ready, failed, or changed its health: the rollout that uses it goes on or turns back now.
     subscribe(DeploymentChanged, _deployment_changed)
-    # New measurements: chart points for pages, and a look of the judge.
+    # New measurements, feedback that found its session among them: chart points for pages, and a look of the judge.
+    # Where nothing new came, beat brings every rollout forward each second anyway: time alone may decide, too.
     subscribe(RecordsRead, _records_read)
     subscribe(RolloutChanged, _rollout_changed)
     subscribe(RolloutSaid, lambda e: live.ring(f"rollout-{e.rollout_id}"))
@@ -44,7 +48,8 @@ def _version_changed(event: VersionChanged) -> None:
     live.ring(f"version-{event.version_id}")
     live.ring("versions")
     live.ring("overview")
-    for pk in Rollout.objects.active().filter(version_id=event.version_id).values_list("pk", flat=True):
+    waiting = Rollout.objects.active().filter(Q(version_id=event.version_id) | Q(arms__version_id=event.version_id))
+    for pk in set(waiting.values_list("pk", flat=True)):
         _bring_forward(pk)
 
 
@@ -65,7 +70,7 @@ def _records_read(event: RecordsRead) -> None:
     windows = list(Window.objects.filter(batch=event.batch))
     for environment, model in {(window.environment, window.model) for window in windows}:
         newest = Rollout.objects.filter(environment__name=environment, model__name=model).order_by("-pk")
-        rollout = newest.select_related("candidate", "previous").first()
+        rollout = newest.select_related("candidate", "previous").prefetch_related("arms__deployment").first()
         if rollout is None:
             continue
         _send_points(rollout, [w for w in windows if (w.environment, w.model) == (environment, model)])
@@ -76,11 +81,11 @@ def _records_read(event: RecordsRead) -> None:
 
 def _send_points(rollout: Rollout, windows: list[Window]) -> None:
     at = windows[0].taken_at
-    values = series.points(windows, series.roles_of(rollout.candidate, rollout.previous), at)
+    values = series.points(windows, queries.backends_of(rollout), at)
     route = Route.objects.filter(environment=rollout.environment_id, model=rollout.model_id).first()
-    if route is not None and rollout.candidate is not None:
-        share = 100 * queries.share_of(route, rollout.candidate) / TOTAL_WEIGHT
-        values["set.candidate"] = {"x": [at.isoformat()], "y": [share]}
+    if route is not None:
+        for arm, share in queries.shares_of(route, rollout).items():
+            values[f"set.{arm}"] = {"x": [at.isoformat()], "y": [100 * share / TOTAL_WEIGHT]}
     live.points(f"rollout-{rollout.pk}", values)
 
 
@@ -93,6 +98,7 @@ def _rollout_changed(event: RolloutChanged) -> None:
 
 def _experiment_changed(event: ExperimentChanged) -> None:
     live.ring(f"experiment-{event.experiment_id}")
+    live.points(f"experiment-{event.experiment_id}", experiment_pages.newest_points(event.experiment_id))
     live.ring("experiments")
 
 

@@ -16,7 +16,9 @@ from deploypipe.core.errors import ConcurrentChange, Conflict, FourEyes, Illegal
 from registry import actions as registry_actions
 from registry.lifecycle import Stage
 from registry.models import ModelVersion
+from rollouts import arms as several
 from rollouts import queries, servers
+from rollouts.arms import drop_arm as drop_arm
 from rollouts.backends import gates
 from rollouts.events import RolloutChanged, RolloutEnded
 from rollouts.lifecycle import ACTIVE, Cause, Purpose, Status, StepStatus
@@ -66,12 +68,20 @@ def request(
     trigger: str = "page",
     note: str = "",
     request_key: str | None = None,
+    arms: Sequence[ModelVersion] = (),
+    arm_weights: Sequence[int] | None = None,
+    routing: Mapping[str, Any] | None = None,
+    holdout_percent: float = 0.0,
 ) -> Rollout:
-    """Ask that a version be rolled out. It waits for its examination and approval where those are still to come."""
+    """Ask that a version be rolled out. It waits for its examination and approval where those are still to come.
+
+    `arms`: up to three more versions that an experiment compares with the stable one at the same time; `arm_weights`:
+    how they share its traffic, this version first, equally by default. `routing`: see `assignment.parse_routing`.
+    """
     roles.require(actor, "rollouts.request")
     if request_key and (earlier := _requested_before(request_key)):
         return earlier
-    if version.stage in (Stage.BLOCKED, Stage.REFUSED, Stage.RETIRED, Stage.SUSPENDED):
+    if version.stage in several.NEVER:
         raise IllegalTransition(f"{version} may not be deployed: it is {version.stage}. {version.qa_sentence}".strip())
     plan = check_steps(steps if steps is not None else (strategy.steps if strategy else None))
     if version.must_be_watched and not is_watched(plan):
@@ -84,6 +94,8 @@ def request(
         elsewhere := queries.examined_elsewhere(version, environment)
     ):
         raise Conflict(elsewhere)
+    lanes = several.check(version, environment, arms, arm_weights, purpose=purpose, steps=plan)
+    routed, holdout = several.check_routing(routing, holdout_percent, candidates=1 + len(arms))
     try:
         with transaction.atomic():
             rollout = Rollout.objects.create(
@@ -94,6 +106,8 @@ def request(
                 purpose=purpose,
                 strategy=strategy.name if strategy and steps is None else "",
                 options=dict(options or {}),
+                routing=routed.to_json(),
+                holdout=holdout,
                 rollback_on_failure=rollback_on_failure,
                 requested_by=actor,
                 trigger=trigger,
@@ -106,17 +120,27 @@ def request(
             return earlier  # the same request, sent twice at once
         raise _taken(version, environment) from None
     rollout.lay_out(plan)
-    if version.stage == Stage.REGISTERED:
-        registry_actions.examine(version, actor=None, environment=environment.name)
-    audit.record(
-        actor,
-        "rollout.requested",
-        rollout,
-        after={"version": str(version), "digest": version.digest, "steps": [step.to_json() for step in plan]},
-        reason=note,
-    )
+    several.write(rollout, [version, *arms], lanes)
+    for each in (version, *arms):
+        if each.stage == Stage.REGISTERED:
+            registry_actions.examine(each, actor=None, environment=environment.name)
+    audit.record(actor, "rollout.requested", rollout, after=_asked(rollout, plan, arms), reason=note)
     events.announce(RolloutChanged(rollout.pk, rollout.status))
     return rollout
+
+
+def _asked(rollout: Rollout, plan: Sequence[Step], arms: Sequence[ModelVersion]) -> dict[str, Any]:
+    asked: dict[str, Any] = {
+        "version": str(rollout.version),
+        "digest": rollout.digest,
+        "steps": [step.to_json() for step in plan],
+    }
+    unusual = {
+        "arms": [{"version": str(arm), "digest": arm.digest} for arm in arms],
+        "routing": rollout.routing,
+        "holdout": rollout.holdout,
+    }
+    return asked | {name: value for name, value in unusual.items() if value}
 
 
 def _refuse_same(version: ModelVersion, environment: Environment, purpose: Purpose) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from django.db.models import QuerySet
@@ -15,9 +16,10 @@ from deploypipe.core.api import MayView, person, read, request_key
 from deploypipe.core.errors import Invalid
 from registry.models import ModelVersion
 from rollouts import actions
-from rollouts.lifecycle import Status
+from rollouts.lifecycle import Purpose, Status
 from rollouts.models import Environment, Rollout, Strategy
 from rollouts.serializers import (
+    DropArmIn,
     EnvironmentOut,
     PromoteIn,
     ReasonIn,
@@ -35,6 +37,13 @@ def version_named(model: str, number: int) -> ModelVersion:
     if version is None:
         raise Invalid("There is no such version.", fields={"version": f"{model} has no version {number}"})
     return version
+
+
+def arms_named(model: str, numbers: Sequence[int]) -> list[ModelVersion]:
+    found = {v.number: v for v in ModelVersion.objects.filter(model__name=model, number__in=numbers)}
+    if missing := {f"arms[{i}]": f"{model} has no version {n}" for i, n in enumerate(numbers) if n not in found}:
+        raise Invalid("There is no such version.", fields=missing)
+    return [found[number] for number in numbers]
 
 
 def environment_named(name: str) -> Environment:
@@ -56,7 +65,7 @@ def strategy_named(name: str) -> Strategy:
 def rollouts() -> QuerySet[Rollout]:
     return Rollout.objects.select_related(
         "environment", "model", "version__model", "requested_by", "previous__version"
-    ).prefetch_related("steps__approved_by")
+    ).prefetch_related("steps__approved_by", "arms__version", "arms__deployment")
 
 
 class RolloutList(generics.ListAPIView[Rollout]):
@@ -83,6 +92,11 @@ class RolloutList(generics.ListAPIView[Rollout]):
             actor=person(request),
             strategy=None if "steps" in values else strategy_named(values.get("strategy", DEFAULT_STRATEGY)),
             steps=values.get("steps"),
+            purpose=Purpose(values["purpose"]),
+            arms=arms_named(values["model"], values["arms"]),
+            arm_weights=values["arm_weights"],
+            routing=values["routing"],
+            holdout_percent=values["holdout_percent"],
             options=values["options"],
             rollback_on_failure=values["rollback_on_failure"],
             trigger="api",
@@ -108,13 +122,17 @@ class RolloutVerb(APIView):
 
     def post(self, request: Request, pk: int, verb: str) -> Response:
         rollout = get_object_or_404(rollouts(), pk=pk)
-        shape = PromoteIn if verb == "promote" else ReasonIn
-        values: dict[str, Any] = read(shape, request)
+        values: dict[str, Any] = read(_SHAPES.get(verb, ReasonIn), request)
         if verb == "approve":
             actions.approve_step(rollout, actor=person(request), note=values["reason"])
+        elif verb == "drop-arm":
+            actions.drop_arm(rollout, values["arm"], values["reason"], actor=person(request))
         else:
             getattr(actions, verb)(rollout, actor=person(request), **values)
         return Response(RolloutOut(get_object_or_404(rollouts(), pk=pk)).data)
+
+
+_SHAPES: dict[str, type[ReasonIn]] = {"promote": PromoteIn, "drop-arm": DropArmIn}
 
 
 class EnvironmentList(generics.ListAPIView[Environment]):

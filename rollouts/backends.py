@@ -28,6 +28,10 @@ class Gate(Protocol):
 
     def title(self, settings: Mapping[str, Any]) -> str: ...
 
+    def watch(self, settings: Mapping[str, Any]) -> Mapping[str, Any]:
+        """By what the candidate is watched outside of this step, where the strategy has no judge of its own: settings
+        of an analysis step. It should never forbid what the gate allows."""
+
     def judge(self, rollout: Rollout, step_index: int, *, now: datetime, seconds: float) -> Finding:
         """The answer now; called about every second while the step is current, so it must be idempotent."""
 

@@ -12,7 +12,9 @@ from django.db.models import Q
 from django.utils import timezone
 
 from deploypipe.core.models import Stateful
+from deploypipe.metrics.windows import CANDIDATE, STABLE
 from registry.models import NAME, ModelVersion, RegisteredModel, states
+from rollouts.bucketing import Lane, arm_name
 from rollouts.lifecycle import ACTIVE, ENDED, ROLLOUTS, Purpose, Status, StepStatus
 from rollouts.plan import ServerView
 from rollouts.strategy import Step
@@ -121,11 +123,24 @@ class Route(models.Model):
     stable = models.ForeignKey(Deployment, on_delete=models.PROTECT, related_name="+", null=True, blank=True)
     candidate = models.ForeignKey(Deployment, on_delete=models.PROTECT, related_name="+", null=True, blank=True)
     weight = models.PositiveIntegerField(default=0)
-    """The candidate's share in hundredths of a percent; the stable version has the rest."""
+    """The candidate's share in hundredths of a percent, or that of all arms together; the stable version has the
+    rest."""
+    rollout = models.ForeignKey("Rollout", on_delete=models.PROTECT, related_name="+", null=True, blank=True)
+    """Whose candidate it is: its arms share the weight, and its routing says who is not drawn."""
     salt = models.CharField(max_length=32, default="0")
+    salt_at = models.DateTimeField(default=timezone.now)
+    """Since when it holds: who was seen before may come back as another arm's session."""
     generation = models.PositiveBigIntegerField(default=0)
     """Counts the changes; each UPDATE names the one it has read."""
     changed_at = models.DateTimeField(default=timezone.now)
+
+    split = models.CharField(max_length=16, blank=True, editable=False)
+    """Digest of the split that was last given to the router: also a server that died changes it."""
+    period = models.PositiveBigIntegerField(default=0, editable=False)
+    """Counts the splits. It rises before a new one is written and again once it is in force, so that what is measured
+    between the two belongs to neither."""
+    split_at = models.DateTimeField(null=True, blank=True, editable=False)
+    """Since when the split is in force; None while one is being written."""
 
     class Meta:
         constraints = [
@@ -140,10 +155,31 @@ class Route(models.Model):
     def key(self) -> str:
         return f"{self.environment.name}/{self.model.name}"
 
+    @property
+    def lanes(self) -> tuple[Lane, ...]:
+        """One for each candidate that it names, in order."""
+        if self.candidate_id is None:
+            return ()
+        return self.rollout.lanes if self.rollout else (Lane(CANDIDATE),)
+
+    @property
+    def arms(self) -> dict[str, int]:
+        """Arm → deployment of each that may have a share; those that were taken off are not among them."""
+        named = {CANDIDATE: self.candidate_id, STABLE: self.stable_id}
+        if self.candidate_id is not None and self.rollout:
+            others = {arm.name: arm.deployment_id for arm in self.rollout.arms.all() if arm.position > 1}
+            named = {CANDIDATE: self.candidate_id, **others, STABLE: self.stable_id}
+        off = {lane.arm for lane in self.lanes if not lane.on}
+        return {arm: pk for arm, pk in named.items() if pk is not None and arm not in off}
+
 
 class RolloutQuerySet(models.QuerySet["Rollout"]):
     def active(self) -> RolloutQuerySet:
         return self.filter(status__in=ACTIVE)
+
+    def of_version(self, version: ModelVersion) -> RolloutQuerySet:
+        """Also those that compare it with others."""
+        return self.filter(Q(version=version) | Q(arms__version=version, arms__dropped_at=None)).distinct()
 
 
 class Rollout(Stateful):
@@ -160,6 +196,10 @@ class Rollout(Stateful):
     strategy = models.CharField(max_length=40, blank=True)
     options = models.JSONField(default=dict, blank=True)
     """traffic_split, ab_testing, deep_tree_echo, as they were asked for."""
+    routing = models.JSONField(default=dict, blank=True)
+    """How sessions are made and who is not drawn, as `rollouts.assignment` reads it; empty where all is as usual."""
+    holdout = models.PositiveIntegerField(default=0)
+    """Hundredths of a percent of all sessions that meet the stable version whatever is rolled out."""
     rollback_on_failure = models.BooleanField(default=True)
     requested_by = models.ForeignKey(USER, on_delete=models.PROTECT, related_name="+", null=True, blank=True)
     trigger = models.CharField(max_length=40, default="page")
@@ -228,6 +268,21 @@ class Rollout(Stateful):
     def plan(self) -> tuple[Step, ...]:
         return tuple(Step(row.kind, row.settings) for row in self.steps.all())
 
+    @property
+    def percent_held_out(self) -> float:
+        return self.holdout * 100 / TOTAL_WEIGHT
+
+    @property
+    def lanes(self) -> tuple[Lane, ...]:
+        """One for each candidate, in order."""
+        return tuple(Lane(arm.name, arm.parts, arm.is_on) for arm in self.arms.all()) or (Lane(CANDIDATE),)
+
+    @property
+    def deployments(self) -> list[Deployment]:
+        """Of every candidate that is there already, in order; also of those that were taken off."""
+        others = [arm.deployment for arm in self.arms.all() if arm.position > 1]
+        return [deployment for deployment in (self.candidate, *others) if deployment is not None]
+
     def lay_out(self, steps: Iterable[Step]) -> None:
         """Write its steps, in this order."""
         RolloutStep.objects.bulk_create(
@@ -239,6 +294,45 @@ class Rollout(Stateful):
         """Without the time paused."""
         paused = self.paused_seconds + ((now - self.paused_at).total_seconds() if self.paused_at else 0.0)
         return max(0.0, (now - moment).total_seconds() - paused)
+
+
+class RolloutArm(models.Model):
+    """One candidate of an experiment that compares several; the first is the rollout's own version.
+
+    A rollout of one version has none of these rows.
+    """
+
+    rollout = models.ForeignKey(Rollout, on_delete=models.CASCADE, related_name="arms")
+    position = models.PositiveSmallIntegerField()
+    """From 1."""
+    version = models.ForeignKey(ModelVersion, on_delete=models.PROTECT, related_name="+")
+    digest = models.CharField(max_length=64)
+    parts = models.PositiveIntegerField(default=1)
+    """Of the experiment's share, against those of the other arms."""
+    deployment = models.ForeignKey(Deployment, on_delete=models.PROTECT, related_name="+", null=True, blank=True)
+    dropped_at = models.DateTimeField(null=True, blank=True)
+    """When it was taken off alone: its share went to the stable version."""
+    cause = models.CharField(max_length=20, blank=True)
+    reason = models.TextField(blank=True)
+
+    class Meta:
+        ordering = ["position"]
+        constraints = [
+            models.UniqueConstraint(fields=["rollout", "position"], name="one_arm_per_position"),
+            models.UniqueConstraint(fields=["rollout", "version"], name="one_arm_per_version"),
+            models.CheckConstraint(condition=Q(parts__gte=1), name="arm_has_a_part"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.version}"
+
+    @property
+    def name(self) -> str:
+        return arm_name(self.position)
+
+    @property
+    def is_on(self) -> bool:
+        return self.dropped_at is None
 
 
 class RolloutStep(models.Model):
@@ -291,6 +385,27 @@ class Analysis(models.Model):
 
     def __str__(self) -> str:
         return f"{self.verdict}: {self.sentence}"
+
+
+class JudgeProgress(models.Model):
+    """How far one question of the judge was answered, so that a look reads only the windows that are new.
+
+    A cache: without it the answer is computed again from all windows, and is the same to the last bit.
+    """
+
+    rollout = models.ForeignKey(Rollout, on_delete=models.CASCADE, related_name="judge_progress")
+    question = models.CharField(max_length=20)
+    """`rollout`, or `step` and its index."""
+    since = models.DateTimeField()
+    """Its windows begin here."""
+    last_window = models.PositiveBigIntegerField(default=0)
+    state = models.JSONField(default=dict)
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["rollout", "question"], name="one_progress_per_question")]
+
+    def __str__(self) -> str:
+        return f"{self.question} of {self.rollout_id}, up to window {self.last_window}"
 
 
 class HealthSample(models.Model):

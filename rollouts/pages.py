@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from django.db.models import Q, QuerySet, Sum
 from django.shortcuts import get_object_or_404
@@ -13,29 +13,22 @@ from django.utils import timezone
 
 from deploypipe.core.pages import Request, history
 from deploypipe.core.status import status_of
-from deploypipe.metrics import series
+from deploypipe.metrics.bins import first_ms
 from deploypipe.metrics.models import Window
-from deploypipe.stats import words
-from deploypipe.stats.counts import ArmCounts
+from deploypipe.metrics.windows import CANDIDATE
 from deploypipe.stats.histogram import Histogram
 from deploypipe.stats.intervals import wilson
 from registry.models import ModelVersion, RegisteredModel
-from rollouts import charts, monitor
-from rollouts.analysis import Judgement, capitalised
 from rollouts.lifecycle import ACTIVE, Cause, Purpose, Status, StepStatus
-from rollouts.models import Analysis, Deployment, Environment, Rollout, RolloutQuerySet, RolloutStep, Route, Strategy
-from rollouts.page_verbs import back, step_title, verbs
-from rollouts.queries import share_of
+from rollouts.models import Deployment, Environment, Rollout, RolloutQuerySet, RolloutStep, Route, Strategy
+from rollouts.page_verbs import step_title, verbs
+from rollouts.queries import backends_of, share_of, shares_of
 from rollouts.strategy import APPROVAL, KINDS, PAUSE, SET_WEIGHT
 from rollouts.targets.base import Phase
 from rollouts.traffic.base import TOTAL_WEIGHT
-
-if TYPE_CHECKING:
-    pass
+from rollouts.verdict_panel import look_of
 
 LOOKS = 30
-POINTS = 600
-"""Readings that a chart begins with; about ten minutes."""
 RECENT = timedelta(seconds=60)
 CAUSES: dict[str, str] = {
     Cause.PERSON: "A person turned it back.",
@@ -50,7 +43,7 @@ def rollouts() -> RolloutQuerySet:
     return Rollout.objects.select_related(
         "environment", "model", "version__model", "requested_by", "paused_by",
         "candidate__version__model", "previous__version__model",
-    ).prefetch_related("steps__approved_by")  # fmt: skip
+    ).prefetch_related("steps__approved_by", "arms__version__model", "arms__deployment__version__model")  # fmt: skip
 
 
 def rollout(pk: int) -> Rollout:
@@ -142,12 +135,17 @@ class Serving:
     weight: int | None
     stable: Deployment | None
     candidate: Deployment | None
-    counts: ArmCounts
+    requests: int
+    errors: int
     p95: float | None
 
     @property
     def per_second(self) -> float:
-        return self.counts.requests / RECENT.total_seconds()
+        return self.requests / RECENT.total_seconds()
+
+    @property
+    def error_rate(self) -> float | None:
+        return self.errors / self.requests if self.requests else None
 
 
 def serving(*, model: RegisteredModel | None = None) -> list[Serving]:
@@ -168,10 +166,10 @@ def serving(*, model: RegisteredModel | None = None) -> list[Serving]:
 def _serving(route: Route, windows: list[Window]) -> Serving:
     latencies = Histogram()
     for window in windows:
-        latencies = latencies.merge(Histogram.from_json(window.first_ms))
-    counts = ArmCounts(sum(w.requests for w in windows), sum(w.errors for w in windows))
+        latencies = latencies.merge(first_ms(window))
+    requests, errors = sum(w.requests for w in windows), sum(w.errors for w in windows)
     weight = route.weight if route.candidate_id and route.stable_id else None
-    return Serving(route, weight, route.stable, route.candidate, counts, latencies.quantile(0.95))
+    return Serving(route, weight, route.stable, route.candidate, requests, errors, latencies.quantile(0.95))
 
 
 def of_version(version: ModelVersion) -> dict[str, Any]:
@@ -212,38 +210,11 @@ class Share:
 
 
 @dataclass(frozen=True)
-class Look:
-    analysis: Analysis
-    judgement: Judgement | None
-    """None where it was written by a version whose numbers this one cannot read."""
-
-    @property
-    def arms(self) -> list[tuple[str, ArmCounts]]:
-        if self.judgement is None:
-            return []
-        step, rollout = self.judgement.step, self.judgement.rollout
-        return [
-            ("Candidate in this step", step.candidate),
-            ("Stable in this step", step.stable),
-            ("Candidate since it has traffic", rollout.candidate),
-            ("Stable since then", rollout.stable),
-        ]
-
-    @property
-    def evidence(self) -> list[dict[str, Any]]:
-        if self.judgement is None:
-            return []
-        return [
-            {
-                "words": capitalised(item.name.replace("_", " ")),
-                "seen": words.odds(item.log_evidence),
-                "needed": words.odds(item.log_threshold),
-                "part": round(100 * max(0.0, min(1.0, item.log_evidence / item.log_threshold))),
-                "reached": item.reached,
-                "bad": item.name in ("worse_than_stable", "above_limit"),
-            }
-            for item in self.judgement.evidence
-        ]
+class ArmShare:
+    version: ModelVersion
+    set: int
+    """Hundredths of a percent."""
+    measured: Share | None
 
 
 def of_rollout(one: Rollout, request: Request) -> dict[str, Any]:
@@ -252,14 +223,15 @@ def of_rollout(one: Rollout, request: Request) -> dict[str, Any]:
     weight, past = weight_of(one, route), history(one)
     analyses = list(one.analyses.all()[:LOOKS])
     state = f"{one.shown_status}.{one.step_index}.{weight}.{one.promote}.{past.newest}"
-    steps = step_rows(one)
+    steps, shares = step_rows(one), _shares(one, route)
     return {
         "rollout": one,
         "steps": steps,
         "current": next((row for row in steps if row.place == "current"), None),
         "weight": weight,
-        "share": _share(one, route),
-        "look": _look(analyses[0]) if analyses else None,
+        "share": shares[0].measured,
+        "shares": shares if len(shares) > 1 else [],
+        "look": look_of(analyses[0]) if analyses else None,
         "looks": analyses,
         "servers": _servers(one, route),
         "verbs": verbs(one, request.user, weight),
@@ -296,38 +268,45 @@ def _words(item: dict[str, Any]) -> str:
     return step_title(kind, {"percent": settings} if kind == SET_WEIGHT else settings)
 
 
-def _share(one: Rollout, route: Route | None) -> Share | None:
-    if not one.is_active or route is None or one.candidate is None or one.previous is None or not one.traffic_from:
-        return None
-    since = route.changed_at
-    counted = dict(
-        Window.objects.filter(
-            environment=one.environment.name,
-            model=one.model.name,
-            backend__in=[one.candidate.name, one.previous.name],
-            taken_at__gte=since,
-            first_at__gte=since,
-        )
-        .values_list("backend")
-        .annotate(Sum("requests"))
-    )
+def _shares(one: Rollout, route: Route | None) -> list[ArmShare]:
+    """Of each candidate."""
+    versions = {CANDIDATE: one.version, **{arm.name: arm.version for arm in one.arms.all()}}
+    wanted = shares_of(route, one) if route and one.is_active else {}
+    counted = _counted(one, route) if one.is_active else {}
     total = sum(counted.values())
-    if not total:
-        return None
-    mine = counted.get(one.candidate.name, 0)
-    interval = wilson(mine, total)
-    return Share(mine, total, interval.low, interval.high, since)
+    since = route.changed_at if route else timezone.now()
+    return [
+        ArmShare(version, wanted.get(arm, 0), _share(counted.get(arm, 0), total, since) if total else None)
+        for arm, version in versions.items()
+    ]
 
 
-def _look(analysis: Analysis) -> Look:
-    try:
-        return Look(analysis, Judgement.from_json(analysis.detail))
-    except (KeyError, TypeError, ValueError):
-        return Look(analysis, None)
+def _counted(one: Rollout, route: Route | None) -> dict[str, int]:
+    """Arm → requests of sessions that chance has sent there, since the share was last changed."""
+    if route is None or one.candidate is None or one.previous is None or not one.traffic_from:
+        return {}
+    arms, since = backends_of(one), route.changed_at
+    rows = Window.objects.filter(
+        environment=one.environment.name,
+        model=one.model.name,
+        backend__in=arms,
+        group="",  # nobody drew those who were sent there by name
+        taken_at__gte=since,
+        first_at__gte=since,
+    )
+    sums = rows.values_list("backend").annotate(Sum("requests"))
+    return {arms[backend]: requests for backend, requests in sums}
+
+
+def _share(requests: int, total: int, since: datetime) -> Share:
+    interval = wilson(requests, total)
+    return Share(requests, total, interval.low, interval.high, since)
 
 
 def _servers(one: Rollout, route: Route | None) -> list[dict[str, Any]]:
-    named = [("Candidate", one.candidate), ("Before it", one.previous)]
+    named: list[tuple[str, Deployment | None]] = [("Candidate", one.candidate)]
+    named += [(f"Candidate {arm.position}", arm.deployment) for arm in one.arms.all() if arm.position > 1]
+    named.append(("Before it", one.previous))
     return [
         {
             "role": role,
@@ -344,55 +323,6 @@ def health_of(deployment: Deployment) -> str:
     if deployment.phase != Phase.READY or deployment.healthy is None:
         return "unknown"
     return "healthy" if deployment.healthy else "unhealthy"
-
-
-# --- Charts -----------------------------------------------------------------------------------------------------------
-
-
-def charts_of(one: Rollout) -> dict[str, Any]:
-    return {"figures": figures(one), "topic": f"rollout-{one.pk}"}
-
-
-def figures(one: Rollout) -> dict[str, charts.Figure]:
-    """Empty while nothing was measured."""
-    windows = _windows(one)
-    if not windows:
-        return {}
-    named = series.roles_of(one.candidate, one.previous)
-    measured = series.history(windows, named)
-    limit = monitor.settings_of(one.plan, None).max_error_rate_percent
-    first, last = windows[0].taken_at, windows[-1].taken_at
-    labels = {"candidate": str(one.version), **({"stable": back(one)} if one.previous else {})}
-    return charts.figures(measured, _wanted(one, first, last), limit, labels)
-
-
-def _windows(one: Rollout) -> list[Window]:
-    backends = [d.name for d in (one.candidate, one.previous) if d is not None]
-    if not backends or one.traffic_from is None:
-        return []
-    rows = Window.objects.filter(
-        environment=one.environment.name, model=one.model.name, backend__in=backends, taken_at__gte=one.traffic_from
-    )
-    if one.ended_at:
-        rows = rows.filter(taken_at__lte=one.ended_at + RECENT)
-    return list(rows.order_by("-pk")[: POINTS * len(backends)])[::-1]
-
-
-def _wanted(one: Rollout, first: datetime, last: datetime) -> list[tuple[datetime, float]]:
-    """The share that was set, at each change within the chart, and where it stands at its end."""
-    changes = [
-        (step.began_at, float(step.settings["percent"]))
-        for step in one.steps.all()
-        if step.kind == SET_WEIGHT and step.began_at
-    ]
-    if one.status in (Status.PROMOTING, Status.SUCCEEDED) and one.purpose == Purpose.PROMOTE:
-        changes.append((one.ended_at or one.phase_at, 100.0))
-    if one.status in (Status.ROLLING_BACK, Status.ROLLED_BACK, Status.CONCLUDING):
-        changes.append((one.phase_at, 0.0))
-    before = [share for at, share in changes if at <= first]
-    inside = [(at, share) for at, share in changes if first < at <= last]
-    drawn = [(first, before[-1] if before else 0.0), *inside]
-    return [*drawn, (last, drawn[-1][1])]
 
 
 def environments() -> QuerySet[Environment]:

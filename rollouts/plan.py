@@ -7,89 +7,20 @@ unknown.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from deploypipe.metrics.windows import CANDIDATE
 from rollouts.lifecycle import MOVES_TRAFFIC, Cause, Purpose, Status
+from rollouts.snapshot import ArmView as ArmView
+from rollouts.snapshot import Finding as Finding
+from rollouts.snapshot import ServerView as ServerView
+from rollouts.snapshot import Snapshot as Snapshot
 from rollouts.strategy import ANALYSIS, APPROVAL, PAUSE, SET_WEIGHT, Step, is_watched
 from rollouts.traffic.base import TOTAL_WEIGHT
 
 ROUTE_DEADLINE = 30.0
 """Seconds that the data plane may take to confirm a weight before the rollout turns back."""
-
-
-@dataclass(frozen=True)
-class ServerView:
-    """A deployment as last observed."""
-
-    ready: bool
-    failed: bool
-    healthy: bool | None
-    """None: not known yet."""
-    message: str
-    name: str = "the candidate"
-
-    @property
-    def well(self) -> bool:
-        return self.ready and self.healthy is True
-
-    @property
-    def bad(self) -> bool:
-        return self.failed or self.healthy is False
-
-
-@dataclass(frozen=True)
-class Finding:
-    """What a judge or a gate says now. `verdict` is one of pass, fail, insufficient_data, provider_error."""
-
-    verdict: str
-    sentence: str
-    timed_out: bool = False
-
-
-@dataclass(frozen=True)
-class Snapshot:
-    status: Status
-    steps: tuple[Step, ...]
-    step_index: int
-    step_seconds: float
-    """Since the step began, without the time paused."""
-    phase_seconds: float
-    candidate: ServerView
-    stage: str
-    """The version's stage in the registry."""
-    stage_sentence: str
-    weight: int
-    """Of the candidate, as set."""
-    installed_weight: int | None
-    """Of the candidate, as the data plane says; None when it does not answer."""
-    purpose: Purpose = Purpose.PROMOTE
-    route_seconds: float = 0.0
-    """Since the wanted weight was last changed."""
-    write_problem: str = ""
-    """Why the wanted weight could not be written to the data plane just now."""
-    paused: bool = False
-    needs_approval: bool = True
-    """The environment is protected: only an approved version may enter."""
-    must_be_watched: bool = False
-    """The version's score lets it in only by steps that judge it."""
-    examined_elsewhere: str = ""
-    """Why its examination says nothing of this environment, where it was made by another one's policy."""
-    previous: ServerView | None = None
-    """The version to go back to."""
-    candidate_is_stable: bool = False
-    """It was promoted before; what goes on now takes that back."""
-    route_restored: bool = False
-    """The route names the previous version as stable and gives the candidate nothing."""
-    guard: Finding | None = None
-    """The judge's word on the whole rollout so far; only "fail" counts here."""
-    step_finding: Finding | None = None
-    """The judge's or gate's word on the current step."""
-    step_approved: bool = False
-    promote: str = ""
-    """What a person asked for: "step" (go on past this step), "full" (past all steps), or nothing."""
-    rollback_on_failure: bool = True
-    ready_timeout: float = 600.0
 
 
 @dataclass(frozen=True)
@@ -127,6 +58,14 @@ class Abort(Action):
 
 
 @dataclass(frozen=True)
+class DropArm(Action):
+    """One arm leaves alone: its share goes to the stable version, and the others go on."""
+
+    arm: str
+    cause: Cause
+
+
+@dataclass(frozen=True)
 class Promote(Action):
     """The candidate becomes the stable version: one compare-and-swap on the route."""
 
@@ -143,54 +82,72 @@ def decide(s: Snapshot) -> Action:
 def _waiting_qa(s: Snapshot) -> Action:
     if trouble := _never(s):
         return trouble
-    if s.stage in ("awaiting_approval", "approved"):
-        if s.examined_elsewhere:
-            return Hold(s.examined_elsewhere, problem=True)
-        return Move(s.stage_sentence, "qa_passed")
-    if s.stage == "registered":
-        # It was asked for together with the rollout, so it was given up since.
-        return Hold(f"{s.stage_sentence} Ask for another examination of the version, or abort.", problem=True)
-    return Hold("Waiting for the examination of the version to end.")
+    for arm in s.candidates:
+        if arm.stage in _EXAMINED and arm.examined_elsewhere:
+            return Hold(arm.examined_elsewhere, problem=True)
+        if arm.stage == "registered":
+            # It was asked for together with the rollout, so it was given up since.
+            return Hold(f"{arm.stage_sentence} Ask for another examination of the version, or abort.", problem=True)
+    waiting = [arm for arm in s.candidates if arm.stage not in _EXAMINED]
+    if waiting:
+        return Hold(f"Waiting for the examination of the version{_which(s, waiting)} to end.")
+    return Move(" ".join(arm.stage_sentence for arm in s.candidates), "qa_passed")
 
 
 def _waiting_approval(s: Snapshot) -> Action:
     if trouble := _never(s):
         return trouble
-    if s.stage in ("awaiting_approval", "approved") and s.examined_elsewhere:
-        return Hold(s.examined_elsewhere, problem=True)  # it was examined again since
-    if s.stage == "approved":
-        return Move("The version is approved.", "approved")
-    if s.stage == "awaiting_approval" and not s.needs_approval:
-        return Move("The examination is passed; this environment asks for no approval.", "approved")
-    if s.stage != "awaiting_approval":
-        return Hold("Waiting for the examination of the version to end, and then for an approver.")
-    return Hold("Waiting for an approver to say yes to the version.")
+    examining = [arm for arm in s.candidates if arm.stage not in _EXAMINED]
+    asked = [arm for arm in s.candidates if arm.stage == "awaiting_approval" and s.needs_approval]
+    for arm in s.candidates:
+        if arm.stage in _EXAMINED and arm.examined_elsewhere:
+            return Hold(arm.examined_elsewhere, problem=True)  # it was examined again since
+    if examining:
+        which = _which(s, examining)
+        return Hold(f"Waiting for the examination of the version{which} to end, and then for an approver.")
+    if asked:
+        return Hold(f"Waiting for an approver to say yes to the version{_which(s, asked)}.")
+    if all(arm.stage == "approved" for arm in s.candidates):
+        return Move("Every version is approved." if s.arms else "The version is approved.", "approved")
+    return Move("The examination is passed; this environment asks for no approval.", "approved")
+
+
+def _which(s: Snapshot, arms: Sequence[ArmView]) -> str:
+    """Said only where there are several."""
+    return f" ({', '.join(arm.name for arm in arms)})" if s.arms else ""
 
 
 def _never(s: Snapshot) -> Action | None:
-    """Why the rollout will not begin at all."""
-    if s.stage in _WITHDRAWN:
-        return Move(s.stage_sentence, "cancel")
-    if s.stage in ("awaiting_approval", "approved") and s.must_be_watched and not is_watched(s.steps):
-        return Move(
-            f"{s.stage_sentence} With this score the version may be deployed only by a rollout with an analysis step.",
-            "cancel",
-        )
+    """Why the rollout, or one arm of it, will not begin at all."""
+    for arm in s.candidates:
+        sentence = ""
+        if arm.stage in _WITHDRAWN:
+            sentence = arm.stage_sentence
+        elif arm.stage in _EXAMINED and arm.must_be_watched and not is_watched(s.steps):
+            sentence = (
+                f"{arm.stage_sentence} With this score the version may be deployed only by a rollout with an analysis "
+                "step."
+            )
+        if sentence and (arm.name == CANDIDATE or len(s.candidates) == 1):
+            return Move(sentence, "cancel")
+        if sentence:
+            return DropArm(sentence, arm.name, Cause.APPROVAL)
     return None
 
 
 def _provisioning(s: Snapshot) -> Action:
     if trouble := _withdrawn(s):
         return trouble
-    if s.candidate.failed:
-        return Abort(f"The server did not start: {s.candidate.message}", Cause.HEALTH)
-    if s.candidate.well:
+    for arm in s.candidates:
+        if arm.server.failed:
+            return _leave(s, arm, f"The server did not start: {arm.server.message}", Cause.HEALTH)
+    unready = next((arm for arm in s.candidates if not arm.server.well), None)
+    if unready is None:
         return Hold("Paused by a person.") if s.paused else Move("The server is ready and healthy.", "provisioned")
     if s.phase_seconds > s.ready_timeout:
-        return Abort(
-            f"The server was not ready and healthy within {s.ready_timeout:g} s: {s.candidate.message}", Cause.DEADLINE
-        )
-    return Hold(f"Waiting for the server to be ready: {s.candidate.message}")
+        sentence = f"The server was not ready and healthy within {s.ready_timeout:g} s: {unready.server.message}"
+        return _leave(s, unready, sentence, Cause.DEADLINE)
+    return Hold(f"Waiting for the server{_which(s, [unready])} to be ready: {unready.server.message}")
 
 
 def _progressing(s: Snapshot) -> Action:
@@ -200,6 +157,8 @@ def _progressing(s: Snapshot) -> Action:
         return Hold("Paused by a person.")
     if waiting := _unsure(s):
         return waiting
+    if s.arms and s.split_differs and s.write_problem:
+        return Hold(s.write_problem, problem=True)  # an arm that was taken off has its share still
     if s.promote == "full":
         return _steps_done(s, "A person asked to go to the end of the steps.")
     if s.previous is not None and not s.previous.ready:
@@ -260,7 +219,8 @@ def _promoting(s: Snapshot) -> Action:
 def _concluding(s: Snapshot) -> Action:
     if s.weight and (waiting := _only_candidate_well(s)):
         return waiting
-    return _reach(s, 0) or Move("The experiment ended; all traffic is on the stable version.", "concluded")
+    ended = f"The experiment ended; all traffic is on the stable version. {s.answer}".rstrip()
+    return _reach(s, 0) or Move(ended, "concluded")
 
 
 def _rolling_back(s: Snapshot) -> Action:
@@ -282,7 +242,7 @@ def _rolling_back(s: Snapshot) -> Action:
 
 def _only_candidate_well(s: Snapshot) -> Action | None:
     """The only healthy copy keeps the traffic, even if a judge called it bad, until the other one can take it."""
-    if s.previous is None or s.previous.well or not s.candidate.well:
+    if s.previous is None or s.previous.well or not any(arm.server.well for arm in s.candidates):
         return None
     return Hold(f"Waiting for the previous version to be ready and healthy: {s.previous.message}", problem=True)
 
@@ -304,11 +264,12 @@ def _ended(s: Snapshot) -> Action:
 def _reach(s: Snapshot, weight: int) -> Action | None:
     """The action that brings the weight about; None once the data plane says that it is in force."""
     percent = f"{weight * 100 / TOTAL_WEIGHT:g} %"
+    whom = "the candidates" if s.arms else "the candidate"
     if s.weight != weight:
         if weight > s.weight and s.installed_weight is None:
             return Hold(f"Waiting with {percent}: the gateway does not answer.", problem=True)
-        return SetWeight(f"{percent} of traffic goes to the candidate.", weight)
-    if s.installed_weight == weight:
+        return SetWeight(f"{percent} of traffic goes to {whom}.", weight)
+    if s.installed_weight == weight and not s.split_differs:
         return None
     if s.write_problem:
         return Hold(s.write_problem, problem=True)
@@ -324,39 +285,62 @@ def _reach(s: Snapshot, weight: int) -> Action | None:
 
 
 def _withdrawn(s: Snapshot) -> Action | None:
-    if s.stage in _WITHDRAWN:
-        return Abort(f"The version may not be deployed any more. {s.stage_sentence}", Cause.APPROVAL)
+    for arm in s.candidates:
+        if arm.stage in _WITHDRAWN:
+            sentence = f"The version may not be deployed any more. {arm.stage_sentence}"
+            return _leave(s, arm, sentence, Cause.APPROVAL)
     return None
 
 
 def _unwell(s: Snapshot) -> Action | None:
-    if s.candidate.bad:
-        return _turn_back(s, f"The candidate is not healthy: {s.candidate.message}", Cause.HEALTH)
+    for arm in s.candidates:
+        if arm.server.bad:
+            which = "The candidate" if not s.arms else arm.name
+            return _turn_back(s, f"{which} is not healthy: {arm.server.message}", Cause.HEALTH, arm)
     return None
 
 
 def _unsure(s: Snapshot) -> Action | None:
     """Not known to be bad, and not known to be well: its server starts again, or was not asked yet."""
-    if s.candidate.well:
+    arm = next((arm for arm in s.candidates if not arm.server.well), None)
+    if arm is None:
         return None
-    return Hold(
-        f"Waiting until the candidate is known to be healthy: {s.candidate.message}", problem=not s.candidate.ready
-    )
+    which = "the candidate" if not s.arms else arm.name
+    return Hold(f"Waiting until {which} is known to be healthy: {arm.server.message}", problem=not arm.server.ready)
 
 
 def _failed_verdict(s: Snapshot) -> Action | None:
-    for finding in (s.guard, s.step_finding):
-        if finding is not None and finding.verdict == "fail":
+    """A "fail" is about all candidates; of several, those that are to leave alone are named."""
+    findings = [finding for finding in (s.guard, s.step_finding) if finding is not None]
+    for finding in findings:
+        if finding.verdict == "fail":
             return _turn_back(s, finding.sentence, Cause.VERDICT)
+    for finding in findings:
+        for name, sentence in finding.drop:
+            arm = next((arm for arm in s.candidates if arm.name == name), None)
+            if arm is not None:
+                return _turn_back(s, sentence, Cause.VERDICT, arm)
     return None
 
 
-def _turn_back(s: Snapshot, sentence: str, cause: Cause) -> Action:
-    if s.rollback_on_failure:
+def _turn_back(s: Snapshot, sentence: str, cause: Cause, arm: ArmView | None = None) -> Action:
+    """With the arm alone where there is another one to go on with."""
+    if not s.rollback_on_failure:
+        return Hold(f"{sentence} Automatic rollback is off for this rollout: a person must decide.", problem=True)
+    return Abort(sentence, cause) if arm is None else _leave(s, arm, sentence, cause)
+
+
+def _leave(s: Snapshot, arm: ArmView, sentence: str, cause: Cause) -> Action:
+    others = [other for other in s.candidates if other.name != arm.name]
+    if not others:
         return Abort(sentence, cause)
-    return Hold(f"{sentence} Automatic rollback is off for this rollout: a person must decide.", problem=True)
+    able = any(other.server.well for other in others) or s.previous is None or s.previous.well
+    if s.weight and arm.server.well and not able:
+        return Hold(f"{sentence} It keeps its traffic until another version can take it.", problem=True)
+    return DropArm(sentence, arm.name, cause)
 
 
+_EXAMINED = ("awaiting_approval", "approved")
 _WITHDRAWN = ("suspended", "refused", "retired", "blocked")
 _PHASES: dict[Status, Callable[[Snapshot], Action]] = {
     Status.WAITING_QA: _waiting_qa,

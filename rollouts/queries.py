@@ -6,25 +6,28 @@ import json
 
 from django.db.models import Q
 
+from deploypipe.metrics.windows import CANDIDATE, STABLE
 from registry import policies
 from registry.lifecycle import RunStatus, Stage
 from registry.models import ModelVersion
 from registry.qa import policy_values
 from registry.qa.policy import Policy
 from registry.qa.policy_values import Change
+from rollouts.bucketing import cuts_of, weights_of
 from rollouts.lifecycle import Status
-from rollouts.models import Deployment, Desired, Environment, Rollout, Route
+from rollouts.models import Deployment, Desired, Environment, Rollout, RolloutArm, Route
 from rollouts.traffic.base import TOTAL_WEIGHT
 
 
 def use_of_version(version: ModelVersion) -> str | None:
     """Registry asks before it retires a version."""
-    rollout = Rollout.objects.active().filter(version=version).select_related("environment").first()
+    rollout = Rollout.objects.active().of_version(version).select_related("environment").first()
     if rollout is not None:
         return f"Rollout {rollout.pk} in {rollout.environment} is under way with it."
-    route = Route.objects.select_related("environment").filter(stable__version=version).first()
-    if route is not None:
-        return f"It serves {(TOTAL_WEIGHT - route.weight) * 100 / TOTAL_WEIGHT:g} % of traffic in {route.environment}."
+    route = Route.objects.select_related("environment", "stable").filter(stable__version=version).first()
+    if route is not None and route.stable is not None:
+        share = share_of(route, route.stable) * 100 / TOTAL_WEIGHT
+        return f"It serves {share:g} % of traffic in {route.environment}."
     warm = Deployment.objects.filter(version=version, desired=Desired.RUNNING).select_related("environment").first()
     if warm is not None:
         return f"It still runs in {warm.environment}, so that a rollback finds it warm."
@@ -33,21 +36,40 @@ def use_of_version(version: ModelVersion) -> str | None:
 
 def share_of(route: Route, deployment: Deployment) -> int:
     """Hundredths of a percent that the deployment gets by this route."""
-    if route.candidate_id == deployment.pk:
-        return route.weight if route.stable_id else (TOTAL_WEIGHT if route.weight else 0)
-    if route.stable_id == deployment.pk:
-        return TOTAL_WEIGHT - route.weight
-    return 0
+    arm = next((arm for arm, pk in route.arms.items() if pk == deployment.pk), None)
+    if arm is None:
+        return 0
+    if route.stable_id is None:
+        return TOTAL_WEIGHT if route.weight else 0
+    return weights_of(cuts_of(route.weight, route.lanes)).get(arm, 0)
+
+
+def backends_of(rollout: Rollout) -> dict[str, str]:
+    """Backend's name → arm, of all that it compares; also of those that were taken off."""
+    named: list[tuple[Deployment | None, str]] = [(rollout.candidate, CANDIDATE)]
+    named += [(arm.deployment, arm.name) for arm in rollout.arms.all() if arm.position > 1]
+    named.append((rollout.previous, STABLE))
+    return {deployment.name: arm for deployment, arm in named if deployment is not None}
+
+
+def shares_of(route: Route, rollout: Rollout) -> dict[str, int]:
+    """Candidate arm → hundredths of a percent that it has by this route now."""
+    named = {CANDIDATE: rollout.candidate, **{arm.name: arm.deployment for arm in rollout.arms.all()}}
+    return {arm: share_of(route, deployment) for arm, deployment in named.items() if deployment is not None}
 
 
 def is_needed(deployment: Deployment) -> bool:
     """Traffic goes to it, or a rollout that is under way may send some there."""
-    in_rollout = Rollout.objects.active().filter(Q(candidate=deployment) | Q(previous=deployment))
-    return bool(routes_naming(deployment)) or in_rollout.exists()
+    taken_off = RolloutArm.objects.filter(deployment=deployment).exclude(dropped_at=None).values("rollout")
+    wants = Q(previous=deployment) | Q(candidate=deployment) & ~Q(pk__in=taken_off)
+    wants |= Q(arms__deployment=deployment, arms__dropped_at=None)
+    return bool(routes_naming(deployment)) or Rollout.objects.active().filter(wants).exists()
 
 
 def routes_naming(deployment: Deployment) -> list[Route]:
-    return list(Route.objects.filter(Q(stable=deployment) | Q(candidate=deployment)))
+    named = Q(stable=deployment) | Q(candidate=deployment) | Q(rollout__arms__deployment=deployment)
+    routes = Route.objects.filter(named).distinct().select_related("rollout").prefetch_related("rollout__arms")
+    return [route for route in routes if deployment.pk in route.arms.values()]
 
 
 def environments() -> list[str]:

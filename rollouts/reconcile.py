@@ -11,7 +11,7 @@ import logging
 import os
 import socket
 import threading
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 from django.conf import settings
@@ -20,14 +20,12 @@ from django.db.models import F, Q
 from django.utils import timezone
 
 from deploypipe.core import audit, events
-from deploypipe.core.errors import ConcurrentChange, Conflict, RouterError
-from registry.lifecycle import Stage
-from registry.models import ModelVersion
-from rollouts import actions, monitor, plan, queries, routing, servers
-from rollouts.backends import gates
+from deploypipe.core.errors import ConcurrentChange, Conflict, IllegalTransition, RouterError
+from rollouts import actions, plan, routing, servers
 from rollouts.events import RolloutChanged, RolloutEnded, RolloutSaid
-from rollouts.lifecycle import ENDED, Purpose, Status, StepStatus
-from rollouts.models import Deployment, Rollout, RolloutStep, Route, warm_until
+from rollouts.lifecycle import ENDED, Cause, StepStatus
+from rollouts.models import Deployment, Rollout, RolloutArm, RolloutStep, Route, warm_until
+from rollouts.observation import observe
 from rollouts.strategy import FIRST_DEPLOYMENT
 
 logger = logging.getLogger(__name__)
@@ -87,7 +85,7 @@ def _once(rollout_id: int, fence: int) -> bool:
         Rollout.objects.select_related(
             "environment", "model", "version__model", "candidate__version__model", "previous__version__model"
         )
-        .prefetch_related("steps")
+        .prefetch_related("steps", "arms__version__model", "arms__deployment__version__model")
         .get(pk=rollout_id)
     )
     if rollout.state in ENDED:
@@ -101,106 +99,9 @@ def _once(rollout_id: int, fence: int) -> bool:
 
 def _look_at_servers(rollout: Rollout) -> None:
     """So that a dead server is known as that before its unanswered requests are judged as errors of the model."""
-    for deployment in (rollout.candidate, rollout.previous):
+    for deployment in (*rollout.deployments, rollout.previous):
         if deployment is not None:
             servers.converge(deployment, timezone.now())
-
-
-def observe(rollout: Rollout) -> plan.Snapshot:
-    """Everything that the decision looks at, read now."""
-    now = timezone.now()
-    route = _route(rollout)
-    look = monitor.look(rollout, now)
-    step_row = next((row for row in rollout.steps.all() if row.index == rollout.step_index), None)
-    installed, write_problem = _in_force(route, rollout)
-    return plan.Snapshot(
-        status=rollout.state,
-        purpose=Purpose(rollout.purpose),
-        steps=rollout.plan,
-        step_index=rollout.step_index,
-        step_seconds=rollout.seconds_since(rollout.step_at, now),
-        phase_seconds=rollout.seconds_since(rollout.phase_at, now),
-        candidate=rollout.candidate.view if rollout.candidate else _NOT_YET,
-        stage=rollout.version.stage,
-        stage_sentence=_stage_sentence(rollout.version),
-        needs_approval=rollout.environment.protected,
-        must_be_watched=rollout.version.must_be_watched,
-        examined_elsewhere=_examined_elsewhere(rollout),
-        weight=_set_weight(route, rollout),
-        installed_weight=installed,
-        write_problem=write_problem,
-        route_seconds=(now - route.changed_at).total_seconds() if route else 0.0,
-        previous=rollout.previous.view if rollout.previous else None,
-        candidate_is_stable=bool(route and route.stable_id and route.stable_id == rollout.candidate_id),
-        route_restored=route is None
-        or (route.stable_id == rollout.previous_id and route.candidate_id != rollout.candidate_id),
-        guard=look.guard,
-        step_finding=_gates_word(rollout, step_row, now) or look.step,
-        step_approved=bool(step_row and step_row.approved_by_id),
-        paused=rollout.paused_at is not None,
-        promote=rollout.promote,
-        rollback_on_failure=rollout.rollback_on_failure,
-        ready_timeout=settings.READY_TIMEOUT,
-    )
-
-
-def _examined_elsewhere(rollout: Rollout) -> str:
-    """Asked only as long as the rollout has not begun."""
-    if rollout.state not in (Status.WAITING_QA, Status.WAITING_APPROVAL):
-        return ""
-    return queries.examined_elsewhere(rollout.version, rollout.environment)
-
-
-_NOT_YET = plan.ServerView(False, False, None, "it has not been asked for yet.")
-
-
-def _stage_sentence(version: ModelVersion) -> str:
-    """The examination's word where the examination decided the stage."""
-    if version.stage in (Stage.SUSPENDED, Stage.REFUSED, Stage.RETIRED) or not version.qa_sentence:
-        return f"{version} is {version.stage}."
-    return version.qa_sentence
-
-
-def _gates_word(rollout: Rollout, step: RolloutStep | None, now: datetime) -> plan.Finding | None:
-    if rollout.state is not Status.PROGRESSING or step is None or (gate := gates.get(step.kind)) is None:
-        return None
-    return gate.judge(rollout, step.index, now=now, seconds=rollout.seconds_since(rollout.step_at, now))
-
-
-def _route(rollout: Rollout) -> Route | None:
-    return (
-        Route.objects.select_related("environment", "model")
-        .filter(environment=rollout.environment, model=rollout.model)
-        .first()
-    )
-
-
-def _set_weight(route: Route | None, rollout: Rollout) -> int:
-    return route.weight if route and route.candidate_id and route.candidate_id == rollout.candidate_id else 0
-
-
-def _in_force(route: Route | None, rollout: Rollout) -> tuple[int | None, str]:
-    """The candidate's weight as the data plane says, None when it does not answer; and why it cannot be put right.
-
-    Where it is not what the rows say (a write failed or was cut off by a crash, somebody edited it), it is written
-    anew.
-    """
-    if route is None or rollout.candidate is None:
-        return 0, ""
-    router = rollout.environment.router
-    try:
-        weight = routing.installed_share(routing.installed(router), route, rollout.candidate)
-    except RouterError as error:
-        logger.warning("%s: %s", rollout, error.message)
-        return None, ""
-    if weight == _set_weight(route, rollout):
-        return weight, ""
-    try:
-        routing.write(router)
-        return routing.installed_share(routing.installed(router), route, rollout.candidate), ""
-    except RouterError as error:
-        logger.warning("%s: %s", rollout, error.message)
-        return weight, error.message
 
 
 class _Step:
@@ -223,6 +124,8 @@ class _Step:
                 self._next_step(action.sentence, skipped)
             case plan.Abort(cause=cause):
                 self._abort(action.sentence, cause)
+            case plan.DropArm(arm=arm, cause=cause):
+                self._drop(arm, action.sentence, cause)
             case plan.Restore():
                 self._restore(action.sentence)
             case plan.Promote():
@@ -303,7 +206,8 @@ class _Step:
                     self._let_go(self.rollout.previous)
                     self._advance(verb, sentence, problem=True)
                 case "rolled_back" | "concluded":
-                    self._let_go(self.rollout.candidate)
+                    for deployment in self.rollout.deployments:
+                        self._let_go(deployment)
                     self._take_off_route()
                     self._advance(verb, sentence)
                 case _:
@@ -321,6 +225,9 @@ class _Step:
         if route.stable_id is None:
             self._shorten_for_first_deployment()
         candidate = servers.deploy(rollout.version, rollout.environment)
+        for arm in rollout.arms.filter(dropped_at=None).select_related("version__model"):
+            deployment = candidate if arm.position == 1 else servers.deploy(arm.version, rollout.environment)
+            RolloutArm.objects.filter(pk=arm.pk).update(deployment=deployment)
         previous = route.stable
         if previous is not None:
             Deployment.objects.filter(pk=previous.pk).update(stop_after=None)
@@ -358,6 +265,15 @@ class _Step:
             self._enter_step(index + 1)
             self._announce()
 
+    def _drop(self, arm: str, sentence: str, cause: Cause) -> None:
+        with transaction.atomic():
+            self._update(sentence=sentence, problem=False)
+            try:
+                actions.drop_arm(self.rollout, arm, sentence, cause=cause)
+            except IllegalTransition:
+                raise ConcurrentChange(f"Somebody took another arm off {self.rollout} at the same moment.") from None
+        self._write()
+
     def _abort(self, sentence: str, cause: Any) -> None:
         with transaction.atomic():
             self._update(sentence=sentence)
@@ -375,14 +291,14 @@ class _Step:
                 "stable": str(route.stable or ""),
             }
             if "candidate" in changes and changes["candidate"] and route.candidate_id != changes["candidate"].pk:
-                changes["salt"] = routing.new_salt()
+                changes |= {"salt": routing.new_salt(), "salt_at": self.now, "rollout": self.rollout}
             # Naming the lease and the step in the same transaction: an old reconciler cannot move traffic any more.
             begun = {"traffic_from": self.rollout.traffic_from or self.now} if changes["weight"] else {}
             self._update(sentence=sentence, problem=False, **begun)
             Route.objects.filter(pk=route.pk, generation=route.generation).update(
                 generation=F("generation") + 1, changed_at=self.now, **changes
             )
-            after = {k: str(v or "") if k in ("stable", "candidate") else v for k, v in changes.items() if k != "salt"}
+            after: dict[str, Any] = {name: _said(changes[name]) for name in _SAID if name in changes}
             audit.record(None, verb, self.rollout, before=before, after=after, reason=sentence)
             self._announce()
         self._write()
@@ -395,7 +311,8 @@ class _Step:
             logger.warning("%s: %s", self.rollout, error.message)
 
     def _restore(self, sentence: str) -> None:
-        self._route({"stable": self.rollout.previous, "candidate": None, "weight": 0}, "rollout.restore", sentence)
+        back = {"stable": self.rollout.previous, "candidate": None, "rollout": None, "weight": 0}
+        self._route(back, "rollout.restore", sentence)
 
     def _promote(self, sentence: str) -> None:
         """Stable := candidate, where stable still is what it was when the rollout began."""
@@ -406,9 +323,7 @@ class _Step:
                 model=rollout.model,
                 stable=rollout.previous,
                 candidate=rollout.candidate,
-            ).update(
-                stable=rollout.candidate, candidate=None, weight=0, generation=F("generation") + 1, changed_at=self.now
-            )
+            ).update(stable=rollout.candidate, generation=F("generation") + 1, changed_at=self.now, **_NO_CANDIDATE)
             if not swapped:
                 raise Conflict(f"The route of {rollout.model} is not as this rollout has left it.")
             if rollout.previous is not None:
@@ -424,8 +339,16 @@ class _Step:
     def _take_off_route(self) -> None:
         of_ours = Route.objects.filter(environment=self.rollout.environment, model=self.rollout.model)
         of_ours.filter(candidate=self.rollout.candidate).exclude(candidate=None).update(
-            candidate=None, weight=0, generation=F("generation") + 1, changed_at=self.now
+            generation=F("generation") + 1, changed_at=self.now, **_NO_CANDIDATE
         )
+
+
+_SAID = ("stable", "candidate", "weight")
+_NO_CANDIDATE: dict[str, Any] = {"candidate": None, "rollout": None, "weight": 0}
+
+
+def _said(value: Deployment | int | None) -> str | int:
+    return value if isinstance(value, int) else str(value or "")
 
 
 def due() -> list[int]:

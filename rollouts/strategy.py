@@ -13,6 +13,7 @@ from itertools import pairwise
 from typing import Any
 
 from rollouts.analysis import SettingsError, parse_settings
+from rollouts.analysis import title as judge_title
 from rollouts.traffic.base import TOTAL_WEIGHT
 
 SET_WEIGHT, PAUSE, ANALYSIS, APPROVAL = "setWeight", "pause", "analysis", "approval"
@@ -46,7 +47,7 @@ class Step:
             seconds = self.settings.get("seconds")
             return "Wait for a person to go on" if seconds is None else f"Wait {seconds:g} s"
         if self.kind == ANALYSIS:
-            return f"Judge: error rate at most {self.settings.get('max_error_increase_points', 0.5):g} points worse"
+            return judge_title(self.settings)
         if self.kind == APPROVAL:
             return "Approval to go on"
         return self.kind.capitalize()

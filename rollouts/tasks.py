@@ -10,7 +10,7 @@ from django.utils import timezone
 
 from deploypipe.core import events
 from deploypipe.core.errors import BackendError
-from deploypipe.metrics.sources import gateway
+from deploypipe.metrics.sources import gateway, retention
 from rollouts import health, reconcile, routing, servers
 from rollouts.events import RecordsRead
 from rollouts.models import Deployment
@@ -22,9 +22,14 @@ STALE_SECONDS = 2
 
 @shared_task
 def read_records() -> None:
-    batches = gateway.read(settings.GATEWAY_RECORDS)
+    batches = gateway.read(settings.GATEWAY_RECORDS, routing.facts)
     for batch in batches:
         events.announce(RecordsRead(batch))
+
+
+@shared_task
+def forget_windows() -> None:
+    retention.forget_windows(timezone.now(), settings.WINDOWS_DAYS)
 
 
 @shared_task

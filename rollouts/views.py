@@ -10,7 +10,7 @@ from deploypipe.core import roles
 from deploypipe.core.errors import Invalid
 from deploypipe.core.pages import Request, answer, attempt, curl, form_page, page, paged, verb
 from registry.models import ModelVersion, RegisteredModel
-from rollouts import actions, charts, pages
+from rollouts import actions, chart_data, charts, pages
 from rollouts.forms import ReasonForm, RolloutForm
 from rollouts.models import Rollout
 
@@ -58,7 +58,7 @@ def rollout_new(request: Request) -> HttpResponse:
 @page
 def rollout_detail(request: Request, pk: int) -> HttpResponse:
     rollout = pages.rollout(pk)
-    return render(request, "rollouts/detail.html", pages.of_rollout(rollout, request) | pages.charts_of(rollout))
+    return render(request, "rollouts/detail.html", pages.of_rollout(rollout, request) | chart_data.charts_of(rollout))
 
 
 @page
@@ -69,14 +69,14 @@ def rollout_status(request: Request, pk: int) -> HttpResponse:
 @page
 def rollout_charts(request: Request, pk: int) -> HttpResponse:
     rollout = pages.rollout(pk)
-    return render(request, "rollouts/_charts.html", {"rollout": rollout} | pages.charts_of(rollout))
+    return render(request, "rollouts/_charts.html", {"rollout": rollout} | chart_data.charts_of(rollout))
 
 
 @page
 def rollout_chart(request: Request, pk: int, name: str) -> HttpResponse:
     if name not in charts.NAMES:
         raise Http404(f"There are the charts {', '.join(charts.NAMES)}.")
-    return JsonResponse(pages.figures(pages.rollout(pk)).get(name, {"data": [], "layout": {}}))
+    return JsonResponse(chart_data.figures(pages.rollout(pk)).get(name, {"data": [], "layout": {}}))
 
 
 @verb

@@ -20,11 +20,18 @@ def pages(page: Page) -> dict[str, str]:
     versions = page.locator("a[href^='/versions/']").evaluate_all(
         "links => Object.fromEntries(links.map(a => [a.textContent.trim(), a.getAttribute('href')]))"
     )
+    page.goto("/experiments/")
+    experiments = page.locator("th a[href^='/experiments/']").evaluate_all(
+        "links => links.map(a => a.getAttribute('href'))"
+    )
     page.goto("/rollouts/")
     rollouts = page.locator("a[href^='/rollouts/']").evaluate_all(
         "links => Object.fromEntries(links.map(a => [a.textContent.trim(), a.getAttribute('href')]))"
     )
     named = {"overview": "/", "models": "/models/textgen/", "audit": "/audit/", "policies": "/policies/"}
+    named |= {"experiments": "/experiments/", "experiment-new": _filled_form(page)}
+    if experiments:
+        named["experiment"] = experiments[-1]  # of the story's version 2
     for name, text, found in (
         ("version", "v2", versions),
         ("version-blocked", "v4", versions),
@@ -35,6 +42,16 @@ def pages(page: Page) -> dict[str, str]:
         if address:
             named[name] = address
     return named
+
+
+def _filled_form(page: Page) -> str:
+    """The form, with what its forecast needs."""
+    page.goto("/experiments/new/")
+    version, environment = (
+        page.locator(f"[name={name}] option", has_text=words).first.get_attribute("value")
+        for name, words in (("version", "textgen v"), ("environment", "production"))
+    )
+    return f"/experiments/new/?version={version}&environment={environment}"
 
 
 def shoot(browser: Browser, url: str, theme: str, suffix: str, whole: bool) -> None:

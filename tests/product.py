@@ -22,7 +22,14 @@ from examples.textgen import train
 
 MODEL, ENVIRONMENT = "textgen", "production"
 RATE = 40.0
-JUDGE = {"analysis": {"max_error_increase_points": 5.0, "max_error_rate_percent": 20.0, "min_requests": 60}}
+JUDGE = {
+    "analysis": {
+        "max_error_increase_points": 5.0,
+        "max_error_rate_percent": 20.0,
+        "max_latency_increase_percent": None,  # milliseconds on a machine that is busy with tests say nothing
+        "min_requests": 60,
+    }
+}
 STEPS = [{"setWeight": 30}, JUDGE, {"setWeight": 60}, JUDGE, {"setWeight": 100}]
 ENDED = ("succeeded", "rolled_back", "cancelled")
 
@@ -85,6 +92,56 @@ class Product:
         body = {"model": MODEL, "version": version["number"], "environment": ENVIRONMENT, "steps": steps or STEPS}
         return int(self.api.post("rollouts/", "cy", body)["id"])
 
+    @property
+    def live(self) -> Json:
+        """The version that was promoted last; an experiment that went well has promoted none."""
+        ended = self.api.get("rollouts/", status="succeeded", environment=ENVIRONMENT)["results"]
+        return {"number": next(rollout["version"] for rollout in ended if rollout["purpose"] == "promote")}
+
+    def experiment(self, version: Json, settings: Json, **more: Any) -> int:
+        body = {"model": MODEL, "version": version["number"], "environment": ENVIRONMENT, "settings": settings, **more}
+        return int(self.api.post("experiments/", "cy", body)["id"])
+
+    def experiment_seen(self, experiment: int) -> Json:
+        seen: Json = self.api.get(f"experiments/{experiment}/")
+        return seen
+
+    def experiment_of(self, rollout: int) -> int:
+        """That its current step waits for."""
+        return until(
+            lambda: next((int(e["id"]) for e in self.api.get("experiments/")["results"] if e["rollout"] == rollout), 0),
+            seconds=60,
+            what=f"an experiment of rollout {rollout}",
+        )
+
+    def looks_at(self, experiment: int, *, more_than: int = 0, seconds: float = 60) -> Json:
+        """It, once it runs and was looked at more often than that."""
+
+        def there() -> Json | None:
+            seen = self.experiment_seen(experiment)
+            assert seen["status"] in ("draft", "running"), seen["sentence"]
+            return seen if seen["latest"] and seen["latest"]["looks"] > more_than else None
+
+        return until(there, seconds=seconds, what=f"a look at experiment {experiment}")
+
+    def decided(self, experiment: int, *, seconds: float = 120) -> Json:
+        return until(
+            lambda: (seen := self.experiment_seen(experiment))["status"] not in ("draft", "running") and seen,
+            seconds=seconds,
+            what=f"the end of experiment {experiment}",
+        )
+
+    def replayed(self, experiment: int) -> subprocess.CompletedProcess[str]:
+        """What the command line says of its verdicts, computed again."""
+        command = [sys.executable, "-m", "deploypipe", "experiment", "replay", str(experiment), "--url", self.stage.url]
+        return subprocess.run(
+            command,
+            env={**os.environ, "DEPLOYPIPE_TOKEN": self.api.key_of("dee")},
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+
     def seen(self, rollout: int) -> Json:
         seen: Json = self.api.get(f"rollouts/{rollout}/")
         return seen
@@ -108,8 +165,22 @@ class Product:
 
     def record(self, version: Json) -> Json:
         name = f"{MODEL}-v{version['number']}-{ENVIRONMENT}"
-        record: Json = json.loads((self.stage.folder / "servers" / f"{name}.json").read_text())
-        return record
+        path = self.stage.folder / "servers" / f"{name}.json"
+
+        def there() -> Json | None:
+            """Between a process that died and the one that takes its place there is none for a moment."""
+            try:
+                found: Json = json.loads(path.read_text())
+            except FileNotFoundError:
+                return None
+            return found
+
+        return until(there, seconds=30, what=f"a process of {name}")
+
+    @property
+    def recorded(self) -> int:
+        """Lines that the gateway has written."""
+        return (self.stage.folder / "gateway" / "access.log").read_bytes().count(b"\n")
 
     @property
     def envoy(self) -> psutil.Process | None:
@@ -137,9 +208,8 @@ class Product:
         path = self.stage.folder / f"traffic-{time.monotonic_ns()}.json"
         command = [sys.executable, "-m", "examples.textgen.traffic", "--model", MODEL, "--rate", str(RATE), *options]
         command += ["--base-url", f"{self.stage.gateway}/{ENVIRONMENT}/{MODEL}", "--report", str(path)]
-        users = subprocess.Popen(
-            command, env={**os.environ, "TEXTGEN_API_KEY": self.key}, stdout=subprocess.DEVNULL, start_new_session=True
-        )
+        keys = {"TEXTGEN_API_KEY": self.key, "TEXTGEN_FEEDBACK_TOKEN": self.api.key_of("ana")}
+        users = subprocess.Popen(command, env={**os.environ, **keys}, stdout=subprocess.DEVNULL, start_new_session=True)
         try:
             yield report
         finally:

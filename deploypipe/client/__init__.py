@@ -10,26 +10,26 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 
-from deploypipe.client import qa
+from deploypipe.client import experiment, qa
 
 DESCRIPTION = "Decide whether a new version of a machine-learning model may serve real users."
 EPILOG = "“deploypipe COMMAND --help” says what a command takes. The web application is started with “make run”."
-COMMANDS = (qa,)
+COMMANDS = (qa, experiment)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    options = _parser().parse_args(sys.argv[1:] if arguments is None else arguments)
+    options = parser().parse_args(sys.argv[1:] if arguments is None else arguments)
     code: int = options.run(options)
     return code
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("deploypipe", description=DESCRIPTION, epilog=EPILOG, allow_abbrev=False)
-    parser.add_argument("--version", action="version", version=f"deploypipe {_version()}")
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+def parser() -> argparse.ArgumentParser:
+    root = argparse.ArgumentParser("deploypipe", description=DESCRIPTION, epilog=EPILOG, allow_abbrev=False)
+    root.add_argument("--version", action="version", version=f"deploypipe {_version()}")
+    commands = root.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for command in COMMANDS:
         command.add(commands)
-    return parser
+    return root
 
 
 def _version() -> str:

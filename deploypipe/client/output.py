@@ -10,13 +10,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from deploypipe.client.problems import CannotExamine
+from deploypipe.client.problems import CannotWrite
 
 STDOUT = "-"
 
 
 class Output:
-    """Tried when it is made, so that nobody waits for an examination whose report cannot be kept.
+    """Tried when it is made, so that nobody waits for an answer that cannot be kept.
 
     What stands at the place stays there until `write` has the whole text.
     """
@@ -30,17 +30,17 @@ class Output:
         try:
             self._path = Path(place).resolve()
             if self._path.is_dir():
-                raise CannotExamine(f"{place} is a folder: name a file in it.")
+                raise CannotWrite(f"{place} is a folder: name a file in it.")
             if self._path.exists() and not stat.S_ISREG(self._path.stat().st_mode):
                 return  # a device or a pipe, which must not be replaced by a file
             if self._path.exists() and not os.access(self._path, os.W_OK):
-                raise CannotExamine(f"{place} is there and may not be written.")
+                raise CannotWrite(f"{place} is there and may not be written.")
             beside = self._path.with_name(f".{self._path.name[:200]}.{os.getpid()}.part")
             os.close(os.open(beside, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
         except OSError as error:
-            raise CannotExamine(f"{place} cannot be written: {error.strerror}.") from error
+            raise CannotWrite(f"{place} cannot be written: {error.strerror}.") from error
         except ValueError as error:
-            raise CannotExamine(f"{place!r} is no name of a file: {error}.") from error
+            raise CannotWrite(f"{place!r} is no name of a file: {error}.") from error
         self._beside = beside
 
     def write(self, text: str) -> None:
@@ -58,7 +58,7 @@ class Output:
                 self._beside.replace(self._path)
                 self._beside = None
         except OSError as error:
-            raise CannotExamine(f"{self.place} could not be written: {error.strerror}.") from error
+            raise CannotWrite(f"{self.place} could not be written: {error.strerror}.") from error
 
     def __enter__(self) -> Self:
         return self

@@ -17,15 +17,16 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from types import FrameType
-from typing import Any, Never, TextIO
+from typing import Any, Never
 
 import psutil
 
 from deploypipe import env
 from deploypipe.client import endpoint
 from deploypipe.client.output import STDOUT, Output
-from deploypipe.client.problems import CannotExamine, Exit
+from deploypipe.client.problems import CannotExamine, Exit, Problem
+from deploypipe.client.process import interrupted, readable_streams, silenced
+from deploypipe.client.reading import read_file
 from deploypipe.client.screen import Screen, screen
 from registry import artifacts, report
 from registry.engines import ENGINES
@@ -138,21 +139,21 @@ class _KeyOnTheCommandLine(argparse.Action):
 
 
 def run(options: argparse.Namespace) -> Exit:
-    _readable_streams()
+    readable_streams()
     told = screen(
         as_json=options.json, quiet=options.quiet, summary=sys.stderr if STDOUT in _places(options) else sys.stdout
     )
-    others, before = _children(), signal.signal(signal.SIGTERM, _interrupted)
+    others, before = _children(), signal.signal(signal.SIGTERM, interrupted)
     try:
         return _examined(options, told)
-    except CannotExamine as error:
+    except Problem as error:
         told.gave_up(str(error))
         return Exit.COULD_NOT_EXAMINE
     except KeyboardInterrupt:
         told.gave_up("Interrupted; no report was written.")
         return Exit.INTERRUPTED
     except BrokenPipeError:
-        _silenced(sys.stdout)
+        silenced(sys.stdout)
         return Exit.COULD_NOT_EXAMINE
     except Exception:  # Python would leave with 1, which says "not approved"
         traceback.print_exc()
@@ -281,7 +282,7 @@ def _manifest(options: argparse.Namespace) -> artifacts.Manifest | None:
     if not options.artifact:
         raise CannotExamine("--manifest lists files that --artifact must name, too.")
     try:
-        return artifacts.parse(json.loads(_read("--manifest", options.manifest, LARGEST_MANIFEST)))
+        return artifacts.parse(json.loads(read_file("--manifest", options.manifest, LARGEST_MANIFEST)))
     except (ValueError, RecursionError) as error:
         raise CannotExamine(f"--manifest {options.manifest}: {error}.") from error
 
@@ -290,21 +291,10 @@ def _policy(file: str | None, checks: Sequence[type[Check]]) -> Policy:
     if not file:
         return Policy()
     try:
-        return load_policy(_read("--policy", file, LARGEST), checks)
+        return load_policy(read_file("--policy", file, LARGEST), checks)
     except ConfigError as error:
         problems = "\n".join(f"  {line}" for line in str(error).splitlines())
         raise CannotExamine(f"--policy {file} cannot be used:\n{problems}") from error
-
-
-def _read(option: str, file: str, most: int) -> bytes:
-    try:
-        with Path(file).open("rb") as opened:
-            found = opened.read(most + 1)
-    except (OSError, ValueError) as error:
-        raise CannotExamine(f"{option} {file} cannot be read: {getattr(error, 'strerror', None) or error}.") from error
-    if len(found) > most:
-        raise CannotExamine(f"{option} {file} is longer than {most:,} bytes: is it the right file?")
-    return found
 
 
 # --- Servers ----------------------------------------------------------------------------------------------------------
@@ -401,16 +391,6 @@ def _skipped(check: type[Check], option: str, context: Context) -> Result:
 # --- The process ------------------------------------------------------------------------------------------------------
 
 
-def _interrupted(number: int, frame: FrameType | None) -> Never:
-    raise KeyboardInterrupt
-
-
-def _silenced(stream: TextIO) -> None:
-    """Nobody reads it any more: what is left in it must not become a second error when Python ends."""
-    with suppress(OSError, ValueError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-
-
 def _children() -> set[psutil.Process]:
     return set(psutil.Process().children(recursive=True))
 
@@ -420,10 +400,3 @@ def _end(processes: set[psutil.Process]) -> None:
     for process in processes:
         with suppress(psutil.Error):
             process.kill()
-
-
-def _readable_streams() -> None:
-    """A terminal that knows no ✓ gets a question mark, not an error."""
-    for stream in (sys.stdout, sys.stderr):
-        with suppress(AttributeError, ValueError):
-            stream.reconfigure(errors="replace")  # type: ignore[union-attr]

@@ -23,6 +23,7 @@ VERBS: dict[str, frozenset[str]] = {
     "rollouts.approve": frozenset({APPROVER, ADMIN}),
     "rollouts.operate": frozenset({OPERATOR, ADMIN}),
     "abtests.run": frozenset({ENGINEER, OPERATOR, ADMIN}),
+    "metrics.post_feedback": frozenset({ENGINEER, OPERATOR, ADMIN}),
 }
 
 

@@ -92,6 +92,7 @@ STATUSES: Final[Mapping[str, Mapping[str, Status]]] = MappingProxyType(
             "promote": Status("ok", "check-circle", "Promote"),
             "abort": Status("bad", "x-circle", "Abort"),
             "continue": Status("info", "spinner", "Keep running"),
+            "on_hold": Status("warn", "triangle", "On hold"),
             "invalid": Status("warn", "triangle", "Invalid"),
             "inconclusive": Status("warn", "triangle", "Inconclusive"),
             "stopped": Status("idle", "stop", "Stopped"),

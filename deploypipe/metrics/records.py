@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,12 @@ class Record:
     stream_error: bool
     complete: bool
     """The stream said `[DONE]`."""
+    group: str = ""
+    """Why it went to this backend: empty where chance decided, "holdout" or "forced"."""
+
+    @property
+    def ended_ms(self) -> int:
+        return self.start_ms + int(self.duration_ms)
 
     @property
     def at(self) -> datetime:
@@ -90,6 +97,11 @@ class Record:
     def is_clients_doing(self) -> bool:
         """The client asked for something wrong, or left; says nothing of the model, unless that had failed before."""
         return bool(self.flags & _CLIENT_LEFT) or 400 <= self.status < 500
+
+    @property
+    def judges(self) -> bool:
+        """Whether it says something of the model."""
+        return self.error is not None or not self.is_clients_doing
 
 
 def parse_line(line: bytes) -> Record | None:
@@ -120,6 +132,7 @@ def _record(said: Mapping[str, Any]) -> Record:
         events=events,
         stream_error=said["stream_error"] is True,
         complete=said["complete"] is True,
+        group=_text(said.get("group")),  # gateways of before there were groups do not say
     )
 
 
@@ -249,15 +262,17 @@ Arm = tuple[str, str, str]
 class Batch:
     cursor: Cursor | None
     """None while there is no file."""
-    counts: dict[Arm, Counts] = field(default_factory=dict)
-    spans: dict[Arm, tuple[datetime, datetime]] = field(default_factory=dict)
-    """Of each arm, when its first and when its last request began."""
+    records: list[Record] = field(default_factory=list)
+    """Of requests for a route, in the order in which they ended."""
     unrouted: int = 0
     """Requests for a path at which no model is served."""
     garbage: int = 0
     """Lines that are no record."""
     first: datetime | None = None
+    """When the first request began, and when the last one did."""
     last: datetime | None = None
+    ended_ms: int | None = None
+    """When the last request ended."""
     more: bool = False
     """There is more to read: ask again at once."""
     lost: bool = False
@@ -266,13 +281,19 @@ class Batch:
     def add(self, record: Record) -> None:
         self.first = record.at if self.first is None else min(self.first, record.at)
         self.last = record.at if self.last is None else max(self.last, record.at)
-        if not record.model:
+        self.ended_ms = max(self.ended_ms or 0, record.ended_ms)
+        if record.model:
+            self.records.append(record)
+        else:
             self.unrouted += 1
-            return
-        arm = (record.environment, record.model, record.backend)
-        self.counts.setdefault(arm, Counts()).add(record)
-        first, last = self.spans.get(arm, (record.at, record.at))
-        self.spans[arm] = (min(first, record.at), max(last, record.at))
+
+    @cached_property
+    def counts(self) -> dict[Arm, Counts]:
+        found: dict[Arm, Counts] = {}
+        for record in self.records:
+            arm = (record.environment, record.model, record.backend)
+            found.setdefault(arm, Counts()).add(record)
+        return found
 
 
 @dataclass(frozen=True)

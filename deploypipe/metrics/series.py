@@ -2,43 +2,53 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Any
 
+from deploypipe.metrics.bins import first_ms
 from deploypipe.metrics.models import Window
+from deploypipe.metrics.windows import STABLE
 from deploypipe.stats.histogram import Histogram
 
 Points = dict[str, dict[str, list[Any]]]
 QUANTILES = {"p50": 0.5, "p95": 0.95}
 
 
-class Named(Protocol):
-    name: str
-
-
-def roles_of(candidate: Named | None, stable: Named | None) -> dict[str, str]:
-    """Backend's name → the role by which charts know it."""
-    named = {"candidate": candidate, "stable": stable}
-    return {backend.name: role for role, backend in named.items() if backend is not None}
-
-
 def points(windows: Iterable[Window], roles: Mapping[str, str], at: datetime) -> Points:
-    """One point per trace, for the windows of one batch. Keys are "requests.candidate", "p95.stable" and so on."""
+    """One point per trace, for the windows of one batch; `roles`: backend's name → arm. Keys are "requests.candidate",
+    "p95.stable" and so on."""
     found: Points = {}
-    of_role = {roles[w.backend]: w for w in windows if w.backend in roles}
-    total = sum(window.requests for window in of_role.values())
-    for role, window in of_role.items():
-        values = {
-            "requests": window.requests,
-            "errors": 100 * window.errors / window.requests if window.requests else None,
-            **{name: Histogram.from_json(window.first_ms).quantile(p) for name, p in QUANTILES.items()},
-        }
-        if role == "candidate" and total:
-            values["share"] = 100 * window.requests / total
+    of_role: dict[str, list[Window]] = {}
+    for window in windows:
+        if window.backend in roles:
+            of_role.setdefault(roles[window.backend], []).append(window)
+    drawn = sum(_drawn(rows) for rows in of_role.values())
+    for role, rows in of_role.items():
+        values = _values(rows)
+        if role != STABLE and drawn:
+            values["share"] = 100 * _drawn(rows) / drawn
         for name, value in values.items():
             found[f"{name}.{role}"] = {"x": [at.isoformat()], "y": [value]}
     return found
+
+
+def _values(rows: Sequence[Window]) -> dict[str, float | None]:
+    """Of one arm: a batch has a row for each period and group."""
+    requests = sum(row.requests for row in rows)
+    latencies = Histogram()
+    for row in rows:
+        latencies = latencies.merge(first_ms(row))
+    return {
+        "requests": requests,
+        "errors": 100 * sum(row.errors for row in rows) / requests if requests else None,
+        **{name: latencies.quantile(p) for name, p in QUANTILES.items()},
+    }
+
+
+def _drawn(rows: Iterable[Window]) -> int:
+    """Requests of sessions that chance has sent there: those held out would make a share look wrong that is right."""
+    return sum(row.requests for row in rows if not row.group)
 
 
 def history(windows: Iterable[Window], roles: Mapping[str, str]) -> Points:

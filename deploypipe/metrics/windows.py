@@ -4,8 +4,8 @@ The unit of analysis is the session, because the session is what the gateway ass
 session's requests is not independent. A session counts once: two readings of it are taken.
 
 - *first*: its first request that the model had to answer. Known at once, so harm is seen at once.
-- *whole*: the share of its requests that failed, over its first `MOST_REQUESTS` requests or `settings.SESSION_SECONDS`,
-  whichever ends first. Known later, but it sees what goes wrong in the tenth turn.
+- *whole*: the share of its requests that failed, over its first `MOST_REQUESTS` requests in `settings.SESSION_SECONDS`.
+  Known when these are over, but it sees what goes wrong in the tenth turn.
 
 A session that was there in an earlier period (another split) of the same route is *returning*: it may count for a
 question about this period alone, never twice for one about all of them. All of a window's numbers are sufficient
@@ -14,7 +14,7 @@ statistics and add up over windows.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -207,6 +207,21 @@ def bins_from_json(said: Mapping[str, int]) -> dict[int, int]:
     return {int(bin_): count for bin_, count in said.items()}
 
 
+def add_arms(left: ArmWindow, right: ArmWindow) -> ArmWindow:
+    return ArmWindow(
+        requests=left.requests + right.requests,
+        errors=add_counts(left.errors, right.errors),
+        client_errors=left.client_errors + right.client_errors,
+        latency=add_counts(left.latency, right.latency),
+        duration=add_counts(left.duration, right.duration),
+        events=left.events + right.events,
+        assigned=left.assigned + right.assigned,
+        fresh=add_units(left.fresh, right.fresh),
+        returning=add_units(left.returning, right.returning),
+        feedback=add_feedback(left.feedback, right.feedback),
+    )
+
+
 def add_units(left: Units, right: Units) -> Units:
     return Units(
         (left.first[0] + right.first[0], left.first[1] + right.first[1]),
@@ -232,12 +247,6 @@ def add_counts(left: Mapping[Any, int], right: Mapping[Any, int]) -> dict[Any, i
     for key, count in right.items():
         joined[key] = joined.get(key, 0) + count
     return joined
-
-
-def arms_of(windows: Iterable[Measured]) -> list[str]:
-    """Every arm that any window names, stable first."""
-    found = {name for window in windows for name in window.arms}
-    return sorted(found, key=lambda name: (name != STABLE, name))
 
 
 def _filled(**values: Any) -> dict[str, Any]:

@@ -40,7 +40,7 @@ class Histogram:
             raise ValueError(f"{p} is not a probability")
         rank, below = p * self.total, 0
         for bin_, count in sorted(self.counts.items()):
-            if below + count >= rank:
+            if count and below + count >= rank:
                 return edge(bin_ + (rank - below) / count)
             below += count
         return None

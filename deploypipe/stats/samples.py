@@ -7,6 +7,7 @@ kept, which loses nothing: within one stretch of time their order never counts.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -21,11 +22,13 @@ class Sample:
     """(value in [0, 1], number of units), by rising value, no value twice, no number zero."""
 
     def __post_init__(self) -> None:
-        values = [value for value, _ in self.frequencies]
-        if values != sorted(set(values)) or (values and not 0 <= values[0] <= values[-1] <= 1):
-            raise ValueError(f"values must lie in [0, 1] and rise: {values}")
-        if any(number <= 0 for _, number in self.frequencies):
-            raise ValueError(f"numbers must be above 0: {self.frequencies}")
+        last = -1.0
+        for value, number in self.frequencies:
+            if not (0 <= value <= 1 and value > last):
+                raise ValueError(f"values must lie in [0, 1] and rise: {[value for value, _ in self.frequencies]}")
+            if not 0 < number < math.inf:
+                raise ValueError(f"numbers must be above 0 and finite: {self.frequencies}")
+            last = value
 
     @classmethod
     def of(cls, frequencies: Mapping[float, float]) -> Sample:
@@ -36,7 +39,8 @@ class Sample:
         """`ones` of them had the value 1, the others 0."""
         if not 0 <= ones <= units:
             raise ValueError(f"ones must lie between 0 and units, not {ones} of {units}")
-        return cls.of({0.0: units - ones, 1.0: ones})
+        zeros = units - ones
+        return cls((((0.0, zeros),) if zeros else ()) + (((1.0, ones),) if ones else ()))
 
     @property
     def units(self) -> float:
@@ -84,6 +88,16 @@ class Pair:
     period: int = 0
     """Changes whenever the split changes: windows of different periods are never joined (Simpson's paradox)."""
 
+    def to_json(self) -> dict[str, Any]:
+        return {"stable": self.stable.to_json(), "candidate": self.candidate.to_json(), "period": self.period}
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> Pair:
+        return cls(Sample.from_json(stored["stable"]), Sample.from_json(stored["candidate"]), int(stored["period"]))
+
+
+NO_PAIR = Pair()
+
 
 @dataclass(frozen=True, slots=True)
 class Moments:
@@ -96,6 +110,8 @@ class Moments:
     def __post_init__(self) -> None:
         if self.units < 0 or self.squares < 0:
             raise ValueError(f"units and squares must not be negative: {self}")
+        if not math.isfinite(self.total) or not math.isfinite(self.squares):
+            raise ValueError(f"total and squares must be finite: {self}")
 
     def __add__(self, other: Moments) -> Moments:
         return Moments(self.units + other.units, self.total + other.total, self.squares + other.squares)
@@ -128,6 +144,9 @@ class MomentsPair:
     stable: Moments = NOTHING
     candidate: Moments = NOTHING
     period: int = 0
+
+
+NO_MOMENTS_PAIR = MomentsPair()
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,6 +26,12 @@ class Api:
     def close(self) -> None:
         self._http.close()
 
+    def url(self, path: str) -> str:
+        return str(self._http.base_url.join(path))
+
+    def key_of(self, who: str) -> str:
+        return self._keys[who]
+
     def get(self, path: str, **params: Any) -> Any:
         return self._ask("GET", path, "dee", params=params)
 

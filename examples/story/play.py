@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from examples.story.cast import ENVIRONMENT, MODEL, STORY, STRATEGY, Part
+from examples.story.cast import CANARY, ENVIRONMENT, MODEL, STORY, Part
 from examples.story.client import Api, Json, Refused, wait
 from examples.textgen import held_out, train
 from examples.textgen.faults import LONG_PROMPT_TOKENS
@@ -37,6 +38,8 @@ class Outcome:
     rollout: str
     """How its rollout ended, or an empty string."""
     why: str
+    decisions: list[str]
+    """What each judge or experiment of its rollout said, with the step's title."""
     as_expected: bool
     faults: list[str]
 
@@ -137,7 +140,7 @@ class Player:
         rollout = self.api.post(
             "rollouts/",
             "cy",
-            {"model": MODEL, "version": version["number"], "environment": ENVIRONMENT, "strategy": STRATEGY},
+            {"model": MODEL, "version": version["number"], "environment": ENVIRONMENT, "steps": part.steps or CANARY},
             key=f"story-{part.number}-{ENVIRONMENT}",
         )
         return wait(
@@ -156,7 +159,9 @@ class Player:
                 *(sys.executable, "-m", "examples.textgen.traffic"),
                 *("--base-url", f"{self.gateway}/{ENVIRONMENT}/{MODEL}", "--model", MODEL),
                 *("--rate", str(self.rate), "--report", str(self.work / "traffic.json"), "--retry-transport"),
+                *("--feedback-url", self.api.url("feedback/")),
             ],
+            env={**os.environ, "TEXTGEN_FEEDBACK_TOKEN": self.api.key_of("ana")},
             start_new_session=True,
             stdout=subprocess.DEVNULL,
         )
@@ -174,9 +179,13 @@ class Player:
 def judge(part: Part, version: Json, rollout: Json) -> Outcome:
     """Whether what happened is what must happen, by the product's own words."""
     why = rollout.get("reason") or version["qa_sentence"]
+    decisions = [
+        f"{step['title']}: {step['sentence']}"
+        for step in rollout.get("steps", [])
+        if step["kind"] in ("analysis", "experiment") and step["status"] == "done"
+    ]
     if rollout.get("status") == "succeeded":
-        judged = [step["sentence"] for step in rollout["steps"] if step["kind"] == "analysis"]
-        why = judged[-1] if judged else rollout["sentence"]
+        why = decisions[-1] if decisions else rollout["sentence"]
     faults = [
         f"{name} is {is_!r}, must be {must!r}"
         for name, is_, must in (
@@ -194,19 +203,32 @@ def judge(part: Part, version: Json, rollout: Json) -> Outcome:
         if part.status == "succeeded" and step["status"] != "done"
     ]
     return Outcome(
-        part.number, part.title, version["stage"], version["score"], rollout.get("status", ""), why, not faults, faults
+        number=part.number,
+        title=part.title,
+        stage=version["stage"],
+        score=version["score"],
+        rollout=rollout.get("status", ""),
+        why=why,
+        decisions=decisions,
+        as_expected=not faults,
+        faults=faults,
     )
 
 
 def table(outcomes: list[Outcome]) -> str:
-    rows = [
-        f"{_mark(o)} v{o.number}  {o.title}\n"
-        f"      {o.stage}{f' → {o.rollout}' if o.rollout else ''}"
-        f"{f', score {o.score:g}' if o.score is not None else ''}: {o.why}"
-        + "".join(f"\n      NOT AS EXPECTED: {fault}" for fault in o.faults)
-        for o in outcomes
+    return "\n".join("\n".join(_lines(outcome)) for outcome in outcomes)
+
+
+def _lines(o: Outcome) -> list[str]:
+    score = f", score {o.score:g}" if o.score is not None else ""
+    reached = f"{o.stage}{f' → {o.rollout}' if o.rollout else ''}{score}"
+    return [
+        f"{_mark(o)} v{o.number}  {o.title}",
+        *([f"      {reached}"] if o.decisions else [f"      {reached}: {o.why}"]),
+        *(f"      {decision}" for decision in o.decisions),
+        *([f"      {o.why}"] if o.decisions and o.why not in o.decisions else []),
+        *(f"      NOT AS EXPECTED: {fault}" for fault in o.faults),
     ]
-    return "\n".join(rows)
 
 
 def _mark(outcome: Outcome) -> str:

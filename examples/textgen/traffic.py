@@ -1,7 +1,9 @@
-"""Send streaming requests of many sessions at a set rate, and count what came of each.
+"""Send streaming requests of users who come and go, at a set rate, and count what came of each.
 
-Arrivals are a Poisson process that does not wait for answers (an open loop), so a slow server sees no mercy. One
-request in twelve has a long prompt. The key comes from the environment variable TEXTGEN_API_KEY.
+Users arrive as a Poisson process, ask a few questions each and leave; nobody waits for answers (an open loop), so a
+slow server sees no mercy. One request in twelve has a long prompt. With `--feedback-url` some users rate, by what
+happened to them. The key of the model server comes from the environment variable TEXTGEN_API_KEY, the token for the
+feedback endpoint from TEXTGEN_FEEDBACK_TOKEN.
 """
 
 import argparse
@@ -10,123 +12,31 @@ import json
 import os
 import random
 import resource
+import secrets
 import signal
 import sys
 import time
-from collections import Counter, deque
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import uvloop
 
 from examples.textgen import corpus
-from examples.textgen.client import Answer, StreamClient, TransportFailure
+from examples.textgen.client import StreamClient, TransportFailure
 from examples.textgen.faults import LONG_PROMPT_TOKENS
+from examples.textgen.ratings import RatingPost
+from examples.textgen.tally import Report, Tally, write_often, write_report
+from examples.textgen.users import Audience, Question, questions
 
 LONG_PROMPT_ONE_IN = 12
 SHORT_TOKENS = (4, 24)
 LONG_TOKENS = (LONG_PROMPT_TOKENS + 1, 120)
 _DIFFERENT_PROMPTS = 600
-_REPORT_SECONDS = 1.0
 _FIRST_BACKOFF, _LONGEST_BACKOFF = 0.05, 1.0
 _DRAIN_SECONDS = 10.0
-_LATENCIES_KEPT = 10_000
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """What was sent and what came of it. Every request is in exactly one of the counts, or still in flight."""
-
-    base_url: str
-    started_at: str
-    seconds: float
-    is_finished: bool
-    sent: int
-    in_flight: int
-    answered_ok: int
-    stream_errors: int
-    http_errors: Mapping[str, int]
-    transport_errors: Mapping[str, int]
-    empty: int
-    retries: int
-    long_prompts: int
-    events: int
-    first_event_p50_ms: float | None
-    first_event_p95_ms: float | None
-
-    @property
-    def failed(self) -> int:
-        return self.stream_errors + sum(self.http_errors.values()) + sum(self.transport_errors.values()) + self.empty
-
-    def sentence(self) -> str:
-        wrong = [
-            *([f"{self.stream_errors} error events inside streams"] if self.stream_errors else []),
-            *(f"{number} × HTTP {status}" for status, number in self.http_errors.items()),
-            *(f"{number} × {kind}" for kind, number in self.transport_errors.items()),
-            *([f"{self.empty} empty"] if self.empty else []),
-        ]
-        rate = self.sent / self.seconds if self.seconds else 0.0
-        p95 = "unknown" if self.first_event_p95_ms is None else f"{self.first_event_p95_ms:.1f} ms"
-        return (
-            f"{self.sent} requests in {self.seconds:.1f} s ({rate:.1f}/s): {self.answered_ok} answered, "
-            f"{self.failed} failed{f' ({chr(44).join(wrong)})' if wrong else ''}, {self.retries} retries, "
-            f"first event p95 {p95}"
-        )
-
-
-class _Tally:
-    def __init__(self, base_url: str) -> None:
-        self._base_url = base_url
-        self._started_at = datetime.now(UTC).isoformat(timespec="milliseconds")
-        self._started = time.perf_counter()
-        self._first_events: deque[float] = deque(maxlen=_LATENCIES_KEPT)
-        self._http: Counter[str] = Counter()
-        self._transport: Counter[str] = Counter()
-        self._ok = self._stream_errors = self._empty = self._events = 0
-        self.sent = self.retries = self.long_prompts = 0
-
-    def answered(self, answer: Answer) -> None:
-        self._events += answer.events
-        if answer.first_event_seconds is not None:
-            self._first_events.append(answer.first_event_seconds)
-        if answer.status != 200:
-            self._http[str(answer.status)] += 1
-        elif answer.has_error:
-            self._stream_errors += 1
-        elif answer.events == 0:
-            self._empty += 1
-        elif answer.is_done:
-            self._ok += 1
-        else:
-            self._transport["incomplete"] += 1
-
-    def failed(self, kind: str) -> None:
-        self._transport[kind] += 1
-
-    def report(self, *, is_finished: bool) -> Report:
-        latencies = sorted(self._first_events)
-        ended = self._ok + self._stream_errors + self._empty + self._http.total() + self._transport.total()
-        return Report(
-            base_url=self._base_url,
-            started_at=self._started_at,
-            seconds=round(time.perf_counter() - self._started, 3),
-            is_finished=is_finished,
-            sent=self.sent,
-            in_flight=self.sent - ended,
-            answered_ok=self._ok,
-            stream_errors=self._stream_errors,
-            http_errors=dict(sorted(self._http.items())),
-            transport_errors=dict(sorted(self._transport.items())),
-            empty=self._empty,
-            retries=self.retries,
-            long_prompts=self.long_prompts,
-            events=self._events,
-            first_event_p50_ms=_percentile_ms(latencies, 0.50),
-            first_event_p95_ms=_percentile_ms(latencies, 0.95),
-        )
 
 
 async def run(
@@ -134,7 +44,7 @@ async def run(
     base_url: str,
     model: str,
     rate: float,
-    sessions: int,
+    mean_questions: float = 2.0,
     duration: float | None = None,
     requests: int | None = None,
     seed: int = 0,
@@ -143,33 +53,43 @@ async def run(
     timeout: float = 30.0,
     retry_transport: bool = False,
     retry_cut: bool = False,
+    post: RatingPost | None = None,
+    rating_share: float = 0.25,
     report_path: Path | None = None,
     stop: asyncio.Event | None = None,
 ) -> Report:
-    """Send until `duration` seconds or `requests` are over or `stop` is set, then let what is in flight finish."""
+    """Send until `duration` seconds or `requests` are over or `stop` is set, then let what is in flight finish.
+
+    `post`: where users say how it was; without it nobody is asked.
+    """
     stop = asyncio.Event() if stop is None else stop
     rng = random.Random(seed)
     client = StreamClient(base_url, timeout=timeout)
     bodies = _bodies(model, max_tokens, rng)
     authorization = {"authorization": f"Bearer {api_key}"} if api_key else {}
-    tally = _Tally(base_url)
+    tally = Tally(base_url, post)
+    audience = Audience(rating_share if post else 0.0, random.Random(seed + 1))
+    visit = _Visit(client, tally, audience, post, retry_transport=retry_transport, retry_cut=retry_cut)
     tasks: set[asyncio.Task[None]] = set()
-    writer = asyncio.create_task(_write_often(tally, report_path)) if report_path else None
-    started = due = time.perf_counter()
-    for is_long in _long_in_turn(rng):
-        due += rng.expovariate(rate)
-        if (duration is not None and due - started > duration) or (requests is not None and tally.sent >= requests):
+    writer = asyncio.create_task(write_often(tally, report_path)) if report_path else None
+    everyone_answered = asyncio.Event()
+    postman = asyncio.create_task(post.deliver_until(everyone_answered)) if post else None
+    started = time.perf_counter()
+    # A name of its own: the users of another run are others.
+    users = questions(random.Random(seed + 2), rate=rate, mean=mean_questions, name=secrets.token_hex(3))
+    for asked, is_long in zip(users, _long_in_turn(rng), strict=False):
+        if (duration is not None and asked.due > duration) or (requests is not None and tally.sent >= requests):
             break
-        await _wait_until(due, stop)
+        await _wait_until(started + asked.due, stop)
         if stop.is_set():
             break
-        session = f"session-{rng.randrange(sessions):05d}"
         request = client.request(
-            "/v1/completions", rng.choice(bodies[is_long]), {"x-session-id": session, **authorization}
+            "/v1/completions", rng.choice(bodies[is_long]), {"x-session-id": asked.session, **authorization}
         )
         tally.sent += 1
+        tally.users += asked.number == 1
         tally.long_prompts += is_long
-        task = asyncio.create_task(_ask(client, request, tally, retry_transport=retry_transport, retry_cut=retry_cut))
+        task = asyncio.create_task(visit.ask(asked, request))
         tasks.add(task)
         task.add_done_callback(tasks.discard)
     if tasks:
@@ -178,6 +98,9 @@ async def run(
             task.cancel()
         await asyncio.gather(*late, return_exceptions=True)
     client.close()
+    everyone_answered.set()
+    if postman is not None:
+        await postman
     if writer is not None:
         writer.cancel()
     report = tally.report(is_finished=True)
@@ -192,22 +115,42 @@ async def _wait_until(due: float, stop: asyncio.Event) -> None:
         await asyncio.sleep(min(wait, 0.1))
 
 
-async def _ask(client: StreamClient, request: bytes, tally: _Tally, *, retry_transport: bool, retry_cut: bool) -> None:
-    backoff = _FIRST_BACKOFF
-    while True:
-        try:
-            tally.answered(await client.ask(request))
-        except TransportFailure as failure:
-            if retry_transport and (failure.before_answer or retry_cut):
-                tally.retries += 1
-                await asyncio.sleep(backoff * random.uniform(0.5, 1.0))
-                backoff = min(2 * backoff, _LONGEST_BACKOFF)
-                continue
-            tally.failed(failure.kind)
-        except asyncio.CancelledError:
-            tally.failed("abandoned")
-            raise
-        return
+@dataclass(frozen=True, slots=True)
+class _Visit:
+    """What every question needs until it is answered."""
+
+    client: StreamClient
+    tally: Tally
+    audience: Audience
+    post: RatingPost | None
+    retry_transport: bool
+    retry_cut: bool
+
+    async def ask(self, asked: Question, request: bytes) -> None:
+        backoff = _FIRST_BACKOFF
+        while True:
+            try:
+                answer = await self.client.ask(request)
+            except TransportFailure as failure:
+                if self.retry_transport and (failure.before_answer or self.retry_cut):
+                    self.tally.retries += 1
+                    await asyncio.sleep(backoff * random.uniform(0.5, 1.0))
+                    backoff = min(2 * backoff, _LONGEST_BACKOFF)
+                    continue
+                self.tally.failed(failure.kind)
+                self._met(asked, failed=True, first_event_seconds=None)
+            except asyncio.CancelledError:
+                self.tally.failed("abandoned")
+                raise
+            else:
+                well = self.tally.answered(answer)
+                self._met(asked, failed=not well, first_event_seconds=answer.first_event_seconds)
+            return
+
+    def _met(self, asked: Question, *, failed: bool, first_event_seconds: float | None) -> None:
+        stars = self.audience.answered(asked, failed=failed, first_event_seconds=first_event_seconds)
+        if stars is not None and self.post is not None:
+            self.post.give(asked.session, stars)
 
 
 def _long_in_turn(rng: random.Random) -> Iterator[bool]:
@@ -254,35 +197,24 @@ def snippets(
     return found
 
 
-def write_report(report: Report, path: Path) -> None:
-    """Whole or not at all, for whoever reads it meanwhile."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(asdict(report), indent=2) + "\n", encoding="utf-8")
-    temporary.replace(path)
-
-
-async def _write_often(tally: _Tally, path: Path) -> None:
-    has_complained = False
-    while True:
-        try:
-            write_report(tally.report(is_finished=False), path)
-        except OSError as error:
-            if not has_complained:
-                print(f"traffic: cannot write {path}: {error.strerror}", file=sys.stderr, flush=True)
-            has_complained = True
-        await asyncio.sleep(_REPORT_SECONDS)
-
-
-def _percentile_ms(ordered: Sequence[float], share: float) -> float | None:
-    if not ordered:
-        return None
-    return round(1000.0 * ordered[min(int(share * len(ordered)), len(ordered) - 1)], 3)
-
-
 def _positive(text: str) -> float:
     value = float(text)
     if not 0.0 < value < float("inf"):
         raise argparse.ArgumentTypeError("must be above 0")
+    return value
+
+
+def _at_least_one(text: str) -> float:
+    value = _positive(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return value
+
+
+def _share(text: str) -> float:
+    value = float(text)
+    if not 0.0 <= value <= 1.0:
+        raise argparse.ArgumentTypeError("must lie between 0 and 1")
     return value
 
 
@@ -291,13 +223,17 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--base-url", required=True, metavar="URL", help="the part before /v1")
     parser.add_argument("--model", required=True, metavar="NAME")
     parser.add_argument("--rate", type=_positive, default=50.0, help="requests a second")
-    parser.add_argument("--sessions", type=int, default=500)
+    parser.add_argument("--questions", type=_at_least_one, default=2.0, metavar="N", help="of one user, on average")
     parser.add_argument("--duration", type=_positive, metavar="S", help="default: until a signal")
     parser.add_argument("--requests", type=int, metavar="N", help="stop after so many")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--max-tokens", type=int, default=12)
     parser.add_argument("--timeout", type=_positive, default=30.0, metavar="S", help="for one whole answer")
     parser.add_argument("--report", type=Path, metavar="FILE", help="JSON, rewritten every second and at the end")
+    parser.add_argument(
+        "--feedback-url", metavar="URL", help="where users' ratings go, such as http://…/api/v1/feedback/"
+    )
+    parser.add_argument("--rating-share", type=_share, default=0.25, metavar="SHARE", help="of users that rate")
     parser.add_argument(
         "--retry-transport",
         action="store_true",
@@ -311,6 +247,14 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _post(options: argparse.Namespace) -> RatingPost:
+    """Raises ValueError where it cannot be known whose users these are."""
+    environment, slash, model = urlsplit(options.base_url).path.strip("/").rpartition("/")
+    if not slash or "/" in environment:
+        raise ValueError(f"with --feedback-url the base URL must end in /ENVIRONMENT/MODEL, got {options.base_url!r}")
+    return RatingPost(options.feedback_url, os.environ.get("TEXTGEN_FEEDBACK_TOKEN", ""), environment, model)
+
+
 async def _main(options: argparse.Namespace) -> Report:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -319,7 +263,7 @@ async def _main(options: argparse.Namespace) -> Report:
         base_url=options.base_url,
         model=options.model,
         rate=options.rate,
-        sessions=options.sessions,
+        mean_questions=options.questions,
         duration=options.duration,
         requests=options.requests,
         seed=options.seed,
@@ -328,6 +272,8 @@ async def _main(options: argparse.Namespace) -> Report:
         timeout=options.timeout,
         retry_transport=options.retry_transport or options.retry_cut,
         retry_cut=options.retry_cut,
+        post=_post(options) if options.feedback_url else None,
+        rating_share=options.rating_share,
         report_path=options.report,
         stop=stop,
     )

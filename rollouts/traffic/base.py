@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from rollouts.bucketing import Cut
+
 TOTAL_WEIGHT = 10_000
 """Weights are hundredths of a percent, whole numbers that sum to exactly this."""
 
@@ -27,20 +29,59 @@ class Backend:
 
 
 @dataclass(frozen=True)
+class Assignment:
+    """Which id of a request makes its session."""
+
+    by: str = "session"
+    """"session": the header `x-session-id` or the cookie that the gateway hands out. "header" or "cookie": the one
+    called `name`; where a request has none, its session is made as by "session"."""
+    name: str = ""
+
+
+BY_SESSION = Assignment()
+
+
+@dataclass(frozen=True)
+class ForcedRule:
+    """Whoever sends the header with this value meets the arm."""
+
+    header: str
+    value: str
+    arm: str
+
+
+@dataclass(frozen=True)
 class RouteTable:
     """Traffic of one model in one environment; served at `/{environment}/{model}/`, the prefix being taken off."""
 
     environment: str
     model: str
     backends: tuple[Backend, ...]
-    """In a fixed order with the candidate first: buckets are cut from 0 upwards, so a growing candidate only gains
-    sessions. Weights sum to TOTAL_WEIGHT, or there is no backend at all (then clients get 503 and a sentence)."""
+    """In a fixed order: candidates first, then the stable version, then what is only warm. Weights sum to TOTAL_WEIGHT,
+    or there is no backend at all (then clients get 503 and a sentence)."""
     salt: str
     """Mixed into the session's bucket; a new salt reshuffles the sessions."""
+    cuts: tuple[Cut, ...] = ()
+    """Backend's name and number of buckets, from bucket 0 upwards, where a backend's buckets are not one stretch; for
+    each backend they sum to its weight. Empty: one stretch each, in the order of `backends`."""
+    arms: tuple[tuple[str, str], ...] = ()
+    """Name of an arm ("stable", "candidate", …) and of its backend: whom forced sessions and those held out can meet.
+    A request that says `x-deploypipe-arm: candidate` meets that arm."""
+    holdout: int = 0
+    """Hundredths of a percent of all sessions, the same under every salt, that meet the stable version always."""
+    assignment: Assignment = BY_SESSION
+    forced: tuple[ForcedRule, ...] = ()
 
     @property
     def key(self) -> str:
         return f"{self.environment}/{self.model}"
+
+    @property
+    def pieces(self) -> tuple[Cut, ...]:
+        """The cuts, also where they are not given, and every backend that has no share."""
+        cuts = self.cuts or tuple((backend.name, backend.weight) for backend in self.backends)
+        named = {name for name, _ in cuts}
+        return (*cuts, *((backend.name, 0) for backend in self.backends if backend.name not in named))
 
 
 @dataclass(frozen=True)

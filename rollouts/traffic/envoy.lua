@@ -1,4 +1,5 @@
--- What the gateway does to each request and answer: it gives the session its bucket, and it looks inside streams.
+-- What the gateway does to each request and answer: it gives the session its bucket, or the arm that it meets without a
+-- draw, and it looks inside streams.
 --
 -- Runs inside Envoy (LuaJIT, one state per worker thread). `rollouts/bucketing.py` is the same bucket in Python, and
 -- `tests/rollouts/test_envoy_sticky.py` holds the two together.
@@ -58,13 +59,40 @@ local function fresh_session()
   return (entropy:read(16):gsub(".", function(c) return format("%02x", byte(c)) end))
 end
 
-local function known_session(headers)
-  local session = headers:get("x-session-id")
-  if session and session ~= "" then
-    return session
-  end
+local function header(headers, name)
+  local value = headers:get(name)
+  return value ~= "" and value or nil
+end
+
+local function cookie(headers, name)
   local cookies = headers:get("cookie")
-  return cookies and (";" .. cookies):match(";%s*dp_session=([^;%s]+)")
+  local exactly = name:gsub("%p", "%%%0") -- in a pattern, "-" and others mean something
+  return cookies and (";" .. cookies):match(";%s*" .. exactly .. "=([^;%s]+)")
+end
+
+-- By the id that the route names, else by the client's own session or the one that we once handed out.
+local function known_session(headers, route)
+  local by, named = route:get("by"), nil
+  if by == "header" then
+    named = header(headers, route:get("name"))
+  elseif by == "cookie" then
+    named = cookie(headers, route:get("name"))
+  end
+  return named or header(headers, "x-session-id") or cookie(headers, "dp_session")
+end
+
+-- The arm that the client asks for, where it is one of this route.
+local function forced_arm(headers, route)
+  local arms = route:get("arms")
+  local asked = headers:get("x-deploypipe-arm")
+  if asked and arms[asked] then
+    return asked
+  end
+  for _, rule in ipairs(route:get("forced")) do
+    if arms[rule.arm] and headers:get(rule.header) == rule.value then
+      return rule.arm
+    end
+  end
 end
 
 -- The records name sessions by this, never by the id that a client sent.
@@ -72,15 +100,30 @@ local function digest(session)
   return format("%08x%08x", murmur3_32(session, 0x64705f61), murmur3_32(session, 0x64705f62))
 end
 
+-- The group and the arm of a session that is not to be drawn; neither where it is. Those held out meet what the others
+-- do while the stable version cannot answer, and are not counted then either.
+local function exempt(headers, route, session)
+  local forced = forced_arm(headers, route)
+  if forced then
+    return "forced", forced
+  end
+  local holdout = route:get("holdout")
+  if holdout.share > 0 and murmur3_32(holdout.salt .. ":" .. session, 0) % BUCKETS < holdout.share then
+    return "holdout", route:get("arms").stable and "stable"
+  end
+end
+
 function envoy_on_request(handle)
   local headers = handle:headers()
   headers:remove("x-dp-bucket") -- a client does not choose its own
-  local salt = handle:metadata():get("salt")
+  headers:remove("x-dp-arm")
+  local route = handle:metadata()
+  local salt = route:get("salt")
   if salt == nil then
     return -- no model lives at this path
   end
   local request = { start = microseconds(handle) }
-  local session = known_session(headers)
+  local session = known_session(headers, route)
   if session == nil then
     session = fresh_session()
     request.fresh = session
@@ -88,6 +131,11 @@ function envoy_on_request(handle)
   request.session = digest(session)
   request.bucket = murmur3_32(salt .. ":" .. session, 0) % BUCKETS
   headers:add("x-dp-bucket", format("%d", request.bucket))
+  local group, arm = exempt(headers, route, session)
+  request.group = group
+  if arm then
+    headers:add("x-dp-arm", arm)
+  end
   handle:clearRouteCache() -- the route was picked before the bucket was known
   handle:streamInfo():dynamicMetadata():set(NAMESPACE, "request", request)
 end

@@ -6,13 +6,14 @@ import json
 from pathlib import Path
 from typing import Any
 
-from rollouts.bucketing import murmur3_32
+from deploypipe.metrics.sessions import session_digest as session_digest
 
 Json = dict[str, Any]
 Socket = tuple[str, int]
 
 LUA_FILTER = "envoy.filters.http.lua"
 BUCKET_HEADER = "x-dp-bucket"
+ARM_HEADER = "x-dp-arm"
 STAT_PREFIX = "gateway"
 STREAM_IDLE = "300s"
 TABLE = "deploypipe"
@@ -125,6 +126,7 @@ RECORD = {
     "backend": "%UPSTREAM_CLUSTER%",
     "session": "%DYNAMIC_METADATA(deploypipe:request:session)%",
     "bucket": "%DYNAMIC_METADATA(deploypipe:request:bucket)%",
+    "group": "%DYNAMIC_METADATA(deploypipe:request:group)%",
     "method": "%REQ(:METHOD)%",
     "path": "%PATH(NQ:ORIG_OR_PATH):256%",
     "status": "%RESPONSE_CODE%",
@@ -139,9 +141,3 @@ RECORD = {
     "complete": "%DYNAMIC_METADATA(deploypipe:stream:complete)%",
 }
 """One line of the access log; `deploypipe/metrics/records.py` reads it. Never a query string, never a session id."""
-
-
-def session_digest(session: str) -> str:
-    """How the records name this session: the same as `digest` in `envoy.lua`."""
-    data = session.encode()
-    return f"{murmur3_32(data, 0x64705F61):08x}{murmur3_32(data, 0x64705F62):08x}"

@@ -26,8 +26,9 @@ from typing import Any
 import psutil
 
 from deploypipe.core.errors import RouterError
-from rollouts.traffic.envoy import EnvoyRouter, split_address
+from rollouts.traffic.envoy import EnvoyRouter
 from rollouts.traffic.envoy_lua import STAT_PREFIX
+from rollouts.traffic.revision import split_address
 
 _FLUSH_MS = 200
 _POLL_SECONDS = 0.01

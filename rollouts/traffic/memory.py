@@ -7,7 +7,7 @@ from typing import Literal
 
 from deploypipe.core.errors import RouterError
 from rollouts.traffic.base import Installed, RouteTable
-from rollouts.traffic.envoy import revision_of, validate
+from rollouts.traffic.revision import revision_of, validate
 
 Operation = Literal["write", "installed"]
 

@@ -22,7 +22,7 @@
     return {
       text: token("text"), soft: token("text-2"), grid: token("chart-grid"), line: token("line"), surface: token("surface"),
       baseline: token("chart-baseline"), candidate: token("chart-candidate"), third: token("chart-third"),
-      fourth: token("chart-fourth"), limit: token("chart-limit"), shade: token("chart-shade"),
+      fourth: token("chart-fourth"), fifth: token("chart-fifth"), sixth: token("chart-sixth"), limit: token("chart-limit"), shade: token("chart-shade"),
       ok: token("tone-ok"), warn: token("tone-warn"), bad: token("tone-bad"), info: token("tone-info"),
       idle: token("tone-idle"), hold: token("tone-hold"),
       font: getComputedStyle(document.body).fontFamily,
@@ -34,6 +34,8 @@
     candidate: (colours) => ({ color: colours.candidate, dash: "solid", width: 2.25 }),
     third: (colours) => ({ color: colours.third, dash: "dashdot", width: 2 }),
     fourth: (colours) => ({ color: colours.fourth, dash: "longdash", width: 2 }),
+    fifth: (colours) => ({ color: colours.fifth, dash: "5px 2px", width: 2 }),
+    sixth: (colours) => ({ color: colours.sixth, dash: "8px 3px 2px 3px", width: 2 }),
     set: (colours) => ({ color: colours.text, dash: "dot", width: 1.5 }),
     limit: (colours) => ({ color: colours.limit, dash: "dash", width: 1.25 }),
   };

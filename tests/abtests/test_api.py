@@ -1,12 +1,17 @@
 from __future__ import annotations
 
-from typing import Any
+import json
+from collections.abc import Iterable
+from typing import Any, cast
 
 import pytest
-from django.test import Client
+from asgiref.sync import async_to_sync
+from django.test import AsyncClient, Client
 
 from abtests import gates
+from abtests.evidence import from_file
 from abtests.models import Experiment, Snapshot
+from abtests.replay import replay
 from deploypipe.core import tokens
 from rollouts.lifecycle import Status
 from rollouts.models import Rollout
@@ -96,3 +101,48 @@ def test_length_of_the_list_does_not_change_its_number_of_queries(
     with django_assert_max_num_queries(5):
         answer = Client(headers={"Authorization": f"Bearer {token}"}).get("/api/v1/experiments/")
     assert len(answer.json()["results"]) == 12
+
+
+def test_several_candidates_are_asked_for_and_shown(ask: Any, world: World) -> None:
+    world.another()
+    routing = {"by": "header", "name": "x-user"}
+    body = {**BODY, "arms": [3], "arm_weights": [2, 1], "holdout_percent": 5, "routing": routing}
+    status, said = ask("ana", "", body)
+    assert status == 201, said
+    assert said["arms"] == {"candidate": "textgen v2", "candidate-2": "textgen v3"}
+    assert (said["winner"], said["holdout_percent"]) == (None, 5)
+    assert said["routing"] == routing
+    status, said = ask("ana", "", {**BODY, "arms": [9]})
+    assert (status, set(said["fields"])) == (422, {"arms[0]"})
+
+
+def test_evidence_is_one_file_that_gives_every_verdict_again(ask: Any, world: World) -> None:
+    rollout = world.rollout({"min_requests": 10})
+    for _ in range(3):
+        world.measure(stable=(200, 2), candidate=(200, 2), batches=2)
+        gates.ExperimentGate().judge(rollout, 1, now=NOW, seconds=60)
+    pk = Experiment.objects.get().pk
+    client = Client(headers={"Authorization": f"Bearer {tokens.issue(world.cast.dee, name='test')}"})
+    answer = client.get(f"/api/v1/experiments/{pk}/evidence/")
+    assert answer.headers["Content-Disposition"] == f'attachment; filename="experiment-{pk}-evidence.json"'
+    evidence = from_file(json.loads(b"".join(cast(Iterable[bytes], answer.streaming_content))))  # type: ignore[attr-defined]
+    assert (len(evidence.windows), len(evidence.looks)) == (6, 3)
+    for one in replay(evidence):
+        assert one.equal, one.differences
+    assert ask("eve", f"{pk}/evidence/")[0] == 403
+    assert ask("dee", "999/evidence/")[0] == 404
+
+
+def test_evidence_is_streamed_by_the_asynchronous_server_too(world: World, ask: Any) -> None:
+    world.rollout({})
+    pk = Experiment.objects.get().pk
+    token = tokens.issue(world.cast.dee, name="test")
+
+    async def read() -> bytes:
+        answer = await AsyncClient().get(
+            f"/api/v1/experiments/{pk}/evidence/", headers={"Authorization": f"Bearer {token}"}
+        )
+        assert answer.status_code == 200, answer.content
+        return b"".join([piece async for piece in answer])  # type: ignore[attr-defined]
+
+    assert from_file(json.loads(async_to_sync(read)())).windows == ()

@@ -11,11 +11,12 @@ from django.utils import timezone
 
 from abtests.gates import ExperimentGate
 from deploypipe.metrics.models import RecordCursor, Window
+from deploypipe.metrics.windows import Units, units_to_json
 from registry import actions as registry_actions
 from registry.models import ModelVersion
 from rollouts import actions as rollout_actions
 from rollouts.lifecycle import Purpose, Status
-from rollouts.models import Deployment, Environment, Rollout, Route
+from rollouts.models import Deployment, Environment, Rollout, RolloutArm, Route
 from rollouts.targets.base import Phase
 from tests.conftest import Cast
 
@@ -46,6 +47,29 @@ class World:
         ExperimentGate().judge(rollout, 1, now=BEGAN, seconds=0)
         return rollout
 
+    def another(self) -> ModelVersion:
+        """A third version."""
+        return registry_actions.register(
+            self.live.model, actor=self.cast.ana, artifact_uri=self.candidate.artifact_uri, engine="textgen"
+        )
+
+    def comparison(self, third: ModelVersion, settings: dict[str, Any]) -> Rollout:
+        """Two candidates at their experiment, which has just begun."""
+        rollout = rollout_actions.request(
+            self.candidate,
+            self.environment,
+            actor=self.cast.cy,
+            steps=[{"setWeight": 60}, {"experiment": settings}],
+            purpose=Purpose.EXPERIMENT,
+            arms=[third],
+        )
+        self.reaches_its_experiment(rollout)
+        RolloutArm.objects.filter(rollout=rollout, position=2).update(deployment=deployed(third, self.environment))
+        self.records_read(BEGAN)
+        rollout = Rollout.objects.get(pk=rollout.pk)
+        ExperimentGate().judge(rollout, 1, now=BEGAN, seconds=0)
+        return rollout
+
     def reaches_its_experiment(self, rollout: Rollout) -> None:
         Rollout.objects.filter(pk=rollout.pk).update(
             status=Status.PROGRESSING,
@@ -56,19 +80,36 @@ class World:
             step_at=BEGAN,
         )
 
-    def measure(self, *, stable: tuple[int, int], candidate: tuple[int, int], batches: int = 1) -> None:
-        """Windows of (requests, errors) of both versions, that many times; and the records were read just now."""
+    def measure(
+        self,
+        *,
+        stable: tuple[int, int],
+        candidate: tuple[int, int],
+        batches: int = 1,
+        others: dict[ModelVersion, tuple[int, int]] | None = None,
+        assigned: tuple[int, int] | None = None,
+        drop: bool = False,
+    ) -> None:
+        """Windows of (sessions, failed ones) of both versions, that many times; and the records were read just now.
+        Each session makes one request. `assigned`: new sessions of stable and candidate, if not all of them. `drop`:
+        the candidate was taken off, and has no share."""
         first = (Window.objects.order_by("-batch").values_list("batch", flat=True).first() or 0) + 1
-        names = {
-            Deployment.objects.get(version=self.live).name: stable,
-            Deployment.objects.get(version=self.candidate).name: candidate,
-        }
+        seen = {self.live: stable, **({} if drop else {self.candidate: candidate}), **(others or {})}
+        news = dict(zip((self.live, self.candidate), assigned or (stable[0], candidate[0]), strict=True))
         for batch in range(first, first + batches):
             at = BEGAN + timedelta(seconds=batch)
-            for backend, (requests, errors) in names.items():
+            for version, (sessions, failed) in seen.items():
+                units = Units(
+                    first=(sessions, failed),
+                    whole={key: count for key, count in {(1, 0): sessions - failed, (1, 1): failed}.items() if count},
+                )
                 Window.objects.create(
-                    batch=batch, environment=self.environment.name, model=self.live.model.name, backend=backend,
-                    first_at=at, last_at=at, taken_at=at, requests=requests, errors=errors,
+                    batch=batch, environment=self.environment.name, model=self.live.model.name,
+                    backend=Deployment.objects.get(version=version).name,
+                    epoch="salt", period=1 + drop, share=1 / len(seen),
+                    first_at=at, last_at=at, taken_at=at, seconds=1.0, requests=sessions, errors=failed,
+                    error_classes={"server_error": failed} if failed else {},
+                    assigned=news.get(version, sessions), fresh=units_to_json(units),
                 )  # fmt: skip
         self.records_read(NOW)
 

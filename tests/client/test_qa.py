@@ -19,6 +19,7 @@ from deploypipe.client import main
 from registry import artifacts
 from registry.qa.catalogue import all_checks
 from registry.report import deployment_hash
+from tests.client.conftest import hears_interrupts
 from tests.registry.faulty_engine import KEY, MODEL, Engine, running_engine
 from tests.registry.test_report import VALID
 
@@ -435,12 +436,18 @@ def test_interrupted_it_leaves_neither_half_a_report_nor_a_trace(
     (tmp_path / "qa_report.json").write_text("the old one")
     command = [COMMAND, "qa", "--endpoint", engine.base_url, "--model", MODEL]
     with subprocess.Popen(
-        command, cwd=tmp_path, env=_environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command,
+        cwd=tmp_path,
+        env=_environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=hears_interrupts,
     ) as process:
         assert process.stderr
         assert process.stderr.readline().startswith("Examining ")
         process.send_signal(number)
-        err = process.stderr.read()
+        _, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert err.endswith("deploypipe qa: Interrupted; no report was written.\n")
     assert "Traceback" not in err

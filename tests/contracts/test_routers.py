@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from deploypipe.core.errors import RouterError
-from rollouts.traffic.base import TOTAL_WEIGHT, Backend, Router, RouteTable
+from rollouts.traffic.base import TOTAL_WEIGHT, Assignment, Backend, ForcedRule, Router, RouteTable
 from rollouts.traffic.envoy import EnvoyRouter
 from rollouts.traffic.memory import MemoryRouter
 from tests.rollouts.test_envoy import HOLD, Upstream, event, eventually, free_port, running_gateway
@@ -125,13 +125,23 @@ def test_order_of_the_tables_means_nothing_and_that_of_the_backends_does(plane, 
     assert plane.router.write([turned]) != plane.router.write([split])
 
 
-@pytest.mark.parametrize("change", ["weights", "salt", "address", "nothing live"])
+@pytest.mark.parametrize(
+    "change",
+    ["weights", "salt", "address", "nothing live", "cuts", "arms", "holdout", "assignment", "the id's name", "forced"],
+)
 def test_revision_tells_tables_apart(plane, split, change):
+    split = replace(split, arms=BOTH, assignment=Assignment("header", "x-user-id"))
     changed = {
+        "cuts": replace(split, cuts=(("stable", 9_000), ("candidate", 1_000))),
+        "arms": replace(split, arms=BOTH[:1]),
+        "holdout": replace(split, holdout=500),
+        "assignment": replace(split, assignment=Assignment("cookie", "x-user-id")),
+        "the id's name": replace(split, assignment=Assignment("header", "x-team-id")),
+        "forced": replace(split, forced=(ForcedRule("x-beta", "true", "candidate"),)),
         "weights": weighted(split, 2_000, 8_000),
         "salt": replace(split, salt="new"),
         "address": replace(split, backends=(replace(split.backends[0], address="127.0.0.1:11"), split.backends[1])),
-        "nothing live": replace(split, backends=()),
+        "nothing live": replace(split, backends=(), arms=()),
     }[change]
     first = plane.router.write([split])
     installed_when(plane, first)
@@ -148,6 +158,40 @@ def test_table_that_somebody_edited_is_seen_and_put_right_by_the_next_write(plan
     assert plane.router.installed().revision != revision
     assert plane.router.write([split]) == revision
     assert installed_when(plane, revision).weights[split.key] == {"candidate": 1_000, "stable": 9_000}
+
+
+def test_weights_of_a_backend_in_several_pieces_are_summed(plane, split):
+    pieces = (("candidate", 400), ("stable", 5_000), ("candidate", 600), ("stable", 4_000))
+    installed = installed_when(plane, plane.router.write([replace(split, cuts=pieces)]))
+    assert installed.weights[split.key] == {"candidate": 1_000, "stable": 9_000}
+
+
+def test_cuts_that_are_the_backends_in_their_order_are_the_same_table(plane, split):
+    revision = plane.router.write([split])
+    assert plane.router.write([replace(split, cuts=(("candidate", 1_000), ("stable", 9_000)))]) == revision
+
+
+@pytest.mark.parametrize(
+    "edited",
+    [
+        {"arms": ()},
+        {"arms": (("candidate", "stable"), ("stable", "stable"))},
+        {"holdout": 0},
+        {"assignment": Assignment()},
+        {"forced": ()},
+        {"cuts": (("stable", 9_000), ("candidate", 1_000))},
+    ],
+    ids=lambda edited: next(iter(edited)),
+)
+def test_who_is_not_drawn_is_put_right_as_well(plane, split, edited):
+    rules = (ForcedRule("x-beta", "true", "candidate"),)
+    full = replace(split, arms=BOTH, holdout=500, assignment=Assignment("cookie", "uid"), forced=rules)
+    revision = plane.router.write([full])
+    installed_when(plane, revision)
+    plane.tamper([replace(full, **edited)])
+    eventually(lambda: plane.router.installed().revision not in ("", revision))
+    assert plane.router.write([full]) == revision
+    installed_when(plane, revision)
 
 
 def test_backend_with_weight_0_stays_known(plane, split):
@@ -186,7 +230,18 @@ def test_data_plane_that_does_not_answer_is_a_router_error(plane):
         plane.unreachable().installed()
 
 
+BOTH = (("candidate", "candidate"), ("stable", "stable"))
 WRONG = {
+    "cuts that are not the weights": lambda t: [replace(t, cuts=(("candidate", 5_000), ("stable", 5_000)))],
+    "a cut of somebody else's": lambda t: [replace(t, cuts=(("candidate", 1_000), ("stable", 8_000), ("x", 1_000)))],
+    "an empty cut": lambda t: [replace(t, cuts=(("candidate", 1_000), ("stable", 9_000), ("stable", 0)))],
+    "an arm on nobody": lambda t: [replace(t, arms=(("candidate", "nobody"),))],
+    "one arm twice": lambda t: [replace(t, arms=(("candidate", "candidate"), ("candidate", "stable")))],
+    "a holdout of more than everybody": lambda t: [replace(t, holdout=TOTAL_WEIGHT + 1)],
+    "sessions by nothing": lambda t: [replace(t, assignment=Assignment("header", ""))],
+    "sessions by the weather": lambda t: [replace(t, assignment=Assignment("weather", "x"))],
+    "a cookie that breaks its header": lambda t: [replace(t, assignment=Assignment("cookie", "a;b"))],
+    "a rule without a value": lambda t: [replace(t, forced=(ForcedRule("x-beta", "", "candidate"),))],
     "weights that do not sum up": lambda t: [weighted(t, 1_000, 1_000)],
     "a negative weight": lambda t: [weighted(t, -1_000, 11_000)],
     "two tables of one model": lambda t: [t, replace(t, salt="other")],

@@ -19,6 +19,7 @@ MAY = {
     "rollouts.approve": {APPROVER},
     "rollouts.operate": {OPERATOR},
     "abtests.run": {ENGINEER, OPERATOR},
+    "metrics.post_feedback": {ENGINEER, OPERATOR},
 }
 
 

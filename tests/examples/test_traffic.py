@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 
 from examples.textgen import corpus
-from examples.textgen.traffic import LONG_TOKENS, SHORT_TOKENS, Report, run, snippets
+from examples.textgen.ratings import RatingPost
+from examples.textgen.tally import Report
+from examples.textgen.traffic import LONG_TOKENS, SHORT_TOKENS, run, snippets
 from tests.examples.conftest import KEY, MODEL, TextgenServer, module, serving, wait_until
 
 EVENT = b'data: {"choices":[]}\n\n'
@@ -18,7 +20,7 @@ DONE = b"data: [DONE]\n\n"
 
 
 async def send(url: str, *, requests: int = 60, rate: float = 300.0, key: str = KEY, **more: Any) -> Report:
-    return await run(base_url=url, model=MODEL, rate=rate, sessions=20, requests=requests, api_key=key, **more)
+    return await run(base_url=url, model=MODEL, rate=rate, requests=requests, api_key=key, **more)
 
 
 def http(*chunks: bytes, status: str = "200 OK", is_whole: bool = True) -> bytes:
@@ -157,6 +159,93 @@ def test_a_restart_of_the_server_loses_nothing_and_sigterm_writes_the_report(
     assert report["is_finished"]
     assert report["in_flight"] == 0
     assert (report["answered_ok"], report["transport_errors"]) == (report["sent"], {})
+
+
+@asynccontextmanager
+async def feedback_endpoint(*statuses: int) -> AsyncIterator[tuple[str, list[dict[str, Any]]]]:
+    """Answers with these statuses, then always with 202; what it took."""
+    taken: list[dict[str, Any]] = []
+    left = list(statuses)
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = (await reader.readuntil(b"\r\n\r\n")).lower()
+        body = await reader.readexactly(int(head.partition(b"content-length:")[2].split(b"\r\n")[0]))
+        assert b"authorization: bearer told-apart" in head
+        status = left.pop(0) if left else 202
+        receipt: dict[str, Any] = {}
+        if status == 202:
+            taken.append(json.loads(body))
+            receipt = {"accepted": len(taken[-1]["items"]), "duplicates": 0, "rejected": []}
+        said = json.dumps(receipt).encode()
+        writer.write(
+            b"HTTP/1.1 %d Said\r\nconnection: close\r\ncontent-length: %d\r\n\r\n%s" % (status, len(said), said)
+        )
+        await writer.drain()
+        writer.close()
+        await writer.wait_closed()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async with server:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/api/v1/feedback/", taken
+
+
+def told(url: str) -> RatingPost:
+    return RatingPost(url, "told-apart", "production", MODEL)
+
+
+def stars_of(taken: list[dict[str, Any]]) -> dict[str, int]:
+    return {item["session"]: item["rating"] for batch in taken for item in batch["items"]}
+
+
+@pytest.mark.asyncio
+async def test_users_whose_answers_came_well_rate_well() -> None:
+    async with answering(http(EVENT, DONE)) as url, feedback_endpoint() as (feedback, taken):
+        post = told(feedback)
+        report = await send(url, requests=200, post=post, rating_share=1.0)
+    stars = list(stars_of(taken).values())
+    assert 0 < len(stars) == report.ratings_delivered == sum(report.ratings.values()) <= report.users
+    assert min(stars) >= 3
+    assert sum(stars) / len(stars) > 4
+    assert "users rated" in report.sentence()
+    assert {(batch["environment"], batch["model"]) for batch in taken} == {("production", MODEL)}
+
+
+@pytest.mark.asyncio
+async def test_users_whose_answers_failed_rate_badly_whoever_answered() -> None:
+    async with answering(http(EVENT, b'data: {"error":{}}\n\n')) as url, feedback_endpoint() as (feedback, taken):
+        await send(url, requests=60, post=told(feedback), rating_share=1.0)
+    assert set(stars_of(taken).values()) == {1, 2}
+
+
+@pytest.mark.asyncio
+async def test_ratings_wait_for_an_endpoint_that_is_not_there_yet_and_come_once_each() -> None:
+    async with answering(http(EVENT, DONE)) as url, feedback_endpoint(503, 429) as (feedback, taken):
+        report = await send(url, requests=60, post=told(feedback), rating_share=1.0)
+    assert (report.ratings_lost, report.ratings_delivered) == (0, len(stars_of(taken)))
+    assert sum(len(batch["items"]) for batch in taken) == report.ratings_delivered > 0
+
+
+@pytest.mark.asyncio
+async def test_ratings_that_are_refused_are_lost_and_said() -> None:
+    async with answering(http(EVENT, DONE)) as url, feedback_endpoint(*[403] * 9) as (feedback, _):
+        report = await send(url, requests=30, post=told(feedback), rating_share=1.0)
+    assert report.ratings_lost == sum(report.ratings.values()) > 0
+    assert "not delivered (HTTP 403" in report.sentence()
+
+
+@pytest.mark.asyncio
+async def test_nobody_rates_where_nobody_asks() -> None:
+    async with answering(http(EVENT, DONE)) as url:
+        report = await send(url, requests=30)
+    assert report.ratings == {}
+
+
+def test_ratings_need_to_know_whose_users_rate() -> None:
+    options = ("--base-url", "http://127.0.0.1:1", "--model", MODEL, "--feedback-url", "http://127.0.0.1:1/")
+    with module("traffic", *options) as process:
+        _, errors = process.communicate(timeout=10.0)
+    assert process.returncode == 2
+    assert "with --feedback-url the base URL must end in /ENVIRONMENT/MODEL, got 'http://127.0.0.1:1'" in errors
 
 
 def test_wrong_base_url_is_one_clear_sentence() -> None:

@@ -93,7 +93,7 @@ def test_a_killed_candidate_is_rolled_back_by_health(product: Product) -> None:
 
 
 def test_a_killed_live_server_is_started_again(product: Product) -> None:
-    live = live_version(product)
+    live = product.live
     before = product.record(live)["identity"]
     product.server(live).kill()
     until(lambda: product.record(live)["identity"] != before, seconds=30, what="a new process of the live version")
@@ -129,13 +129,13 @@ def test_somebody_edits_the_route_behind_our_back_and_it_is_put_right(product: P
 
 
 def test_stopping_and_starting_again_serves_the_same_version_and_leaves_nothing_running(product: Product) -> None:
-    live = live_version(product)
+    live = product.live
     assert product.stage.stop() == []
     with pytest.raises(httpx.ConnectError):
         httpx.get(product.stage.gateway, timeout=2)
     product.stage.start()
     until(lambda: answers(product), seconds=30, what="an answer of the live version")
-    assert live_version(product) == live
+    assert product.live == live
 
 
 def answers(product: Product) -> bool:
@@ -153,8 +153,3 @@ def answers(product: Product) -> bool:
 def metric(product: Product, name: str) -> float:
     lines = httpx.get(f"{product.stage.url}/metrics", timeout=5).text.splitlines()
     return next(float(line.split()[-1]) for line in lines if line.startswith(name))
-
-
-def live_version(product: Product) -> dict[str, object]:
-    promoted = product.api.get("rollouts/", status="succeeded", environment="production")["results"][0]
-    return {"number": promoted["version"]}

@@ -49,9 +49,10 @@ class Separate(Product):
         port = self.stage.environment["DEPLOYPIPE_WEB_PORT"]
         binaries = Path(sys.executable).parent
         celery = [str(binaries / "celery"), "-A", "deploypipe"]
+        self._worker = (*celery, "worker", "--pool", "threads", "--concurrency", "8")
         self.processes = [
             self._spawn(str(binaries / "uvicorn"), "deploypipe.asgi:application", "--port", port),
-            self._spawn(*celery, "worker", "--pool", "threads", "--concurrency", "8"),
+            self._spawn(*self._worker),
             self._spawn(*celery, "beat", "--schedule", str(self.stage.folder / "beat")),
             self._spawn(sys.executable, "manage.py", "gateway"),
         ]
@@ -60,6 +61,14 @@ class Separate(Product):
     def _spawn(self, *words: str) -> subprocess.Popen[bytes]:
         with self.stage.log.open("ab") as log:
             return subprocess.Popen(words, env=self.stage.environment, stdout=log, stderr=log, start_new_session=True)
+
+    def kill_worker(self) -> None:
+        """SIGKILL, in the midst of whatever it does."""
+        self.processes[1].kill()
+        self.processes[1].wait()
+
+    def start_worker(self) -> None:
+        self.processes[1] = self._spawn(*self._worker)
 
     def stop(self) -> None:
         for process in self.processes:
@@ -92,3 +101,32 @@ def test_a_version_is_examined_rolled_out_and_judged_on_traffic(separate: Separa
         ended = separate.ended(separate.rollout(version))
     assert ended["status"] == "succeeded", ended["reason"]
     assert report["answered_ok"] == report["sent"]
+
+
+def test_experiment_whose_worker_is_killed_holds_and_is_decided_by_all_that_was_recorded(separate: Separate) -> None:
+    assert separate.ended(separate.rollout(separate.approved()))["status"] == "succeeded"
+    settings = {
+        "goals": [{"metric": "error_rate", "margin_points": 5}],
+        "min_requests": 400,
+        "max_seconds": 600,
+        "auto_promote": True,
+    }
+    with separate.traffic() as report:
+        experiment = separate.experiment(separate.approved(kind="trigram"), settings)
+        separate.looks_at(experiment, more_than=1)
+        separate.kill_worker()
+        before = separate.experiment_seen(experiment)
+        recorded = separate.recorded
+        until(lambda: separate.recorded > recorded + 100, seconds=30, what="requests that nobody reads")
+        assert separate.experiment_seen(experiment) == before, "nobody looks, so nothing is said"
+        separate.start_worker()
+        seen = separate.decided(experiment, seconds=180)
+    assert seen["status"] == "promote", seen["sentence"]
+    totals = seen["latest"]["totals"]
+    assert (
+        sum(arm["requests"] for arm in totals.values())
+        > sum(arm["requests"] for arm in before["latest"]["totals"].values()) + 100
+    )
+    assert report["answered_ok"] == report["sent"]
+    again = separate.replayed(experiment)
+    assert again.returncode == 0, again.stdout + again.stderr

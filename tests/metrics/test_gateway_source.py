@@ -178,7 +178,7 @@ def test_second_reader_of_the_same_lines_counts_nothing(log: Path) -> None:
     stale = RecordCursor.objects.get(pk=cursor.pk)
     gateway.read(log)
     batch = read_new(log, None)
-    assert not gateway._store(stale, batch, datetime.now(UTC))
+    assert not gateway._store(stale, batch, None, datetime.now(UTC))
     assert counted() == 3
 
 

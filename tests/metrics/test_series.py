@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
 from deploypipe.metrics.models import Window
-from deploypipe.metrics.series import history, points, roles_of
+from deploypipe.metrics.series import history, points
 from deploypipe.stats.histogram import Histogram
 
 AT = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 ROLES = {"v2": "candidate", "v1": "stable"}
-
-
-@dataclass
-class Backend:
-    name: str
 
 
 def window(backend: str, *, batch: int = 1, milliseconds: tuple[float, ...] = (), **changes: Any) -> Window:
@@ -32,12 +26,6 @@ def window(backend: str, *, batch: int = 1, milliseconds: tuple[float, ...] = ()
 
 def values(found: dict[str, dict[str, list[Any]]]) -> dict[str, list[Any]]:
     return {name: point["y"] for name, point in found.items()}
-
-
-def test_roles_are_given_to_the_backends_that_there_are() -> None:
-    assert roles_of(Backend("v2"), Backend("v1")) == ROLES
-    assert roles_of(Backend("v2"), None) == {"v2": "candidate"}
-    assert roles_of(None, None) == {}
 
 
 def test_each_arm_has_its_rates_and_quantiles() -> None:

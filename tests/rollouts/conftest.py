@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from itertools import count
@@ -15,6 +15,7 @@ from django.utils import timezone
 from deploypipe.core.models import AuditEntry
 from deploypipe.metrics.models import RecordCursor
 from deploypipe.metrics.models import Window as StoredWindow
+from deploypipe.metrics.windows import Units, units_to_json
 from registry import actions as registry_actions
 from registry.models import ModelVersion, QARun, RegisteredModel
 from registry.scoring import Band
@@ -122,12 +123,14 @@ class World:
         candidate: tuple[int, int] = (0, 0),
         stable: tuple[int, int] = (0, 0),
         began: datetime | None = None,
+        others: Mapping[Deployment, tuple[int, int]] | None = None,
     ) -> int:
-        """Requests and errors of both arms, as one batch of the gateway's records; its number."""
+        """Requests and errors of both arms, and of more candidates, as one batch of records; its number."""
         self.read_records()
         batch = next(self._batches)
         now = timezone.now()
-        for deployment, (requests, errors) in ((rollout.candidate, candidate), (rollout.previous, stable)):
+        named = ((rollout.candidate, candidate), (rollout.previous, stable), *(others or {}).items())
+        for deployment, (requests, errors) in named:
             if deployment is not None and requests:
                 StoredWindow.objects.create(
                     batch=batch,
@@ -139,6 +142,8 @@ class World:
                     taken_at=now,
                     requests=requests,
                     errors=errors,
+                    error_classes={"http_5xx": errors} if errors else {},
+                    fresh=units(requests, errors),
                 )
         return batch
 
@@ -164,6 +169,12 @@ class World:
     def crash(self, deployment: Deployment | None) -> None:
         assert deployment is not None
         self.target.crash(deployment.name)
+
+
+def units(sessions: int, failed: int) -> dict[str, Any]:
+    """Sessions of one request each, all of them over."""
+    whole = {key: count for key, count in (((1, 0), sessions - failed), ((1, 1), failed)) if count}
+    return units_to_json(Units(first=(sessions, failed), whole=whole))
 
 
 def candidate_of(rollout: Rollout) -> Deployment:
@@ -216,6 +227,9 @@ class ScriptedGate:
 
     def title(self, settings: Any) -> str:
         return "Tasting"
+
+    def watch(self, settings: Any) -> dict[str, Any]:
+        return {"max_error_increase_points": 7.0}
 
     def judge(self, rollout: Rollout, step_index: int, *, now: datetime, seconds: float) -> Finding:
         self.asked += 1

@@ -257,3 +257,74 @@ def test_strategy_is_saved_and_listed(world: World, cy: APIClient, signed_in: As
     assert_refused(wrong, 422, "invalid", "steps[0].setwait")
     ana = signed_in(world.cast.ana)
     assert_refused(ana.post("/api/v1/strategies/", body, format="json"), 403, "forbidden")
+
+
+# Several candidates
+
+
+def compared(world: World, **more: Any) -> dict[str, Any]:
+    world.live()
+    own, second, third = (world.approved() for _ in range(3))
+    steps = [{"setWeight": 30}, {"pause": {}}]
+    arms = [second.number, third.number]
+    return asked(own, steps=steps, purpose="experiment", arms=arms, **more)
+
+
+def test_experiment_of_several_versions_is_asked_for_and_shown(world: World, cy: APIClient) -> None:
+    rule = {"header": "x-beta", "value": "1", "arm": "candidate-3"}
+    routing = {"by": "header", "name": "x-user-id", "forced": [rule]}
+    body = compared(world, arm_weights=[2, 1, 1], routing=routing, holdout_percent=2.5)
+    answer = cy.post(ROLLOUTS, body, format="json")
+    assert answer.status_code == 201, answer.json()
+    made = answer.json()
+    assert (made["purpose"], made["routing"], made["holdout_percent"]) == ("experiment", routing, 2.5)
+    shown = [(arm["name"], arm["version"], arm["parts"], arm["on"], arm["deployment"]) for arm in made["arms"]]
+    assert shown == [
+        ("candidate", 2, 2, True, None),
+        ("candidate-2", 3, 1, True, None),
+        ("candidate-3", 4, 1, True, None),
+    ]
+
+
+def test_arm_is_dropped_over_rest(world: World, cy: APIClient) -> None:
+    made = cy.post(ROLLOUTS, compared(world), format="json").json()
+    world.run(Rollout.objects.get(pk=made["id"]))
+    verb = f"{ROLLOUTS}{made['id']}/drop-arm/"
+    answer = cy.post(verb, {"arm": "candidate-2", "reason": "Rude."}, format="json")
+    assert answer.status_code == 200, answer.json()
+    second = answer.json()["arms"][1]
+    assert (second["on"], second["cause"], second["reason"]) == (False, "person", "Rude.")
+    assert_refused(cy.post(verb, {"arm": "x", "reason": "Rude."}, format="json"), 422, "invalid", "arm")
+    assert_refused(cy.post(verb, {"arm": "candidate"}, format="json"), 422, "invalid", "reason")
+    assert_refused(cy.post(verb, {"reason": "Rude."}, format="json"), 422, "invalid", "arm")
+    cy.post(verb, {"arm": "candidate", "reason": "Rude."}, format="json")
+    assert_refused(cy.post(verb, {"arm": "candidate-3", "reason": "Rude."}, format="json"), 409, "illegal_transition")
+
+
+def test_who_may_only_look_drops_no_arm(world: World, cy: APIClient, signed_in: As) -> None:
+    made = cy.post(ROLLOUTS, compared(world), format="json").json()
+    answer = signed_in(world.cast.dee).post(
+        f"{ROLLOUTS}{made['id']}/drop-arm/", {"arm": "candidate-2", "reason": "Rude."}, format="json"
+    )
+    assert_refused(answer, 403, "forbidden")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "field"),
+    [
+        ({"arms": [99]}, "arms[0]"),
+        ({"arms": ["x"]}, "arms[0]"),
+        ({"purpose": "fun"}, "purpose"),
+        ({"purpose": "promote"}, "arms"),
+        ({"arm_weights": [1]}, "arm_weights"),
+        ({"routing": {"by": "weather"}}, "routing.by"),
+        ({"routing": "header"}, "routing"),
+        ({"holdout_percent": 99}, "holdout_percent"),
+        ({"holdout_percent": "many"}, "holdout_percent"),
+    ],
+)
+def test_comparison_that_cannot_be_is_refused_with_its_field(
+    world: World, cy: APIClient, wrong: dict[str, Any], field: str
+) -> None:
+    answer = cy.post(ROLLOUTS, compared(world) | wrong, format="json")
+    assert_refused(answer, 422, "invalid", field)

@@ -138,7 +138,7 @@ def test_failed_verdict_takes_the_candidate_back(world: World) -> None:
     world.measure_bad(rollout)
     world.run(rollout)
     assert (rollout.status, rollout.cause) == (Status.ROLLED_BACK, Cause.VERDICT)
-    assert "100 of 500 requests failed" in rollout.reason
+    assert "100 of 500 sessions failed" in rollout.reason
     assert step_statuses(rollout) == ["done", "failed", "skipped"]
     assert world.wire() == all_on(rollout.previous)
     assert world.route().candidate is None

@@ -6,8 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from deploypipe.core.errors import RouterError
 from registry.models import ModelVersion
@@ -15,7 +13,7 @@ from rollouts import routing
 from rollouts.backends import routers
 from rollouts.models import Deployment, Desired, Environment, Route
 from rollouts.targets.base import Phase
-from rollouts.traffic.base import TOTAL_WEIGHT, Backend
+from rollouts.traffic.base import Backend
 from rollouts.traffic.memory import MemoryRouter
 from tests.rollouts.conftest import World, all_on
 
@@ -98,16 +96,6 @@ def test_stopped_servers_are_not_named(world: World, pair: tuple[Deployment, Dep
     Route.objects.update(candidate=None, weight=0)
     change(candidate, desired=Desired.STOPPED)
     assert [[b.name for b in table.backends] for table in routing.tables("envoy")] == [[stable.name]]
-
-
-@given(weight=st.integers(0, TOTAL_WEIGHT), stable=st.booleans(), candidate=st.booleans())
-def test_shares_sum_to_the_whole_or_there_are_none(weight: int, stable: bool, candidate: bool) -> None:
-    route = Route(stable_id=1, candidate_id=2, weight=weight)
-    shares = routing._shares(route, {pk for pk, there in ((1, stable), (2, candidate)) if there})
-    assert sum(shares.values()) == (TOTAL_WEIGHT if shares else 0)
-    assert all(share >= 0 for share in shares.values())
-    if stable:
-        assert shares
 
 
 def test_each_router_is_written_although_another_one_fails(world: World, settings: Any) -> None:

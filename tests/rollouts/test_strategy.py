@@ -101,8 +101,14 @@ def test_waiting_and_approval_may_come_before_the_first_traffic() -> None:
         (Step("setWeight", {"percent": 12.5}), "Send 12.5 % of traffic"),
         (Step("pause", {}), "Wait for a person to go on"),
         (Step("pause", {"seconds": 30.0}), "Wait 30 s"),
-        (Step("analysis", {}), "Judge: error rate at most 0.5 points worse"),
-        (Step("analysis", {"max_error_increase_points": 2}), "Judge: error rate at most 2 points worse"),
+        (
+            Step("analysis", {}),
+            "Judge: error rate at most 0.5 points worse; P95 latency watched, at most 20 % or 5 ms worse",
+        ),
+        (
+            Step("analysis", {"max_error_increase_points": 2, "max_latency_increase_percent": None}),
+            "Judge: error rate at most 2 points worse",
+        ),
         (Step("approval", {}), "Approval to go on"),
         (Step("tasting", {}), "Tasting"),
     ],

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import json
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from django.utils import timezone
 
 from deploypipe.celery import app
 from deploypipe.core.errors import RouterError
+from deploypipe.metrics.measured import measured
 from deploypipe.metrics.models import RecordCursor, Window
-from rollouts import tasks
-from rollouts.lifecycle import Status
+from rollouts import routing, tasks
+from rollouts.lifecycle import Purpose, Status
 from rollouts.models import Deployment, Rollout
 from rollouts.targets.base import Phase
 from tests.metrics.test_records import USUAL
-from tests.rollouts.conftest import World, all_on
+from tests.rollouts.conftest import ScriptedGate, World, all_on
 
 
 @pytest.fixture
@@ -41,10 +44,53 @@ def test_records_become_windows(db: None, records: Path) -> None:
     assert RecordCursor.objects.get().read_at is not None
 
 
+def test_beat_asks_for_tasks_that_there_are() -> None:
+    app.loader.import_default_modules()
+    asked = {entry["task"] for entry in app.conf.beat_schedule.values()}
+    assert asked >= {"rollouts.tasks.read_records", "rollouts.tasks.forget_windows"}
+    assert asked <= set(app.tasks)
+
+
+def test_windows_of_long_ago_are_forgotten_after_the_days_of_the_settings(
+    db: None, records: Path, settings: Any
+) -> None:
+    records.write_text(json.dumps(USUAL) + "\n")
+    tasks.read_records()
+    Window.objects.update(taken_at=timezone.now() - timedelta(days=9))
+    settings.WINDOWS_DAYS = 10
+    tasks.forget_windows()
+    assert Window.objects.count() == 1
+    settings.WINDOWS_DAYS = 8
+    tasks.forget_windows()
+    assert Window.objects.count() == 0
+
+
 def test_records_that_are_not_there_yet_are_no_fault(db: None, records: Path) -> None:
     tasks.read_records()
     assert not Window.objects.exists()
     assert RecordCursor.objects.get().read_at is not None
+
+
+def test_records_are_told_which_arm_was_promised_which_share(world: World, gate: ScriptedGate, records: Path) -> None:
+    world.live()
+    own, other = world.approved(), world.approved()
+    steps = [{"setWeight": 20}, {"tasting": {}}]
+    rollout = world.run(world.request(own, steps, purpose=Purpose.EXPERIMENT, arms=[other]))
+    tasks.read_records()
+    (facts,) = routing.facts()
+    started = int(timezone.now().timestamp() * 1000) + 1
+    lines = [
+        {**USUAL, "backend": name, "session": f"{place:016x}", "start_ms": str(started), "group": None}
+        for place, name in enumerate(facts.arms)
+    ]
+    forced = {**lines[0], "session": "f" * 16, "group": "forced"}
+    records.write_text("".join(json.dumps(line) + "\n" for line in [*lines, forced]))
+    tasks.read_records()
+    assert rollout.traffic_from is not None
+    (window,) = measured("production", "textgen", facts.arms, rollout.traffic_from)
+    assert window.shares == {"candidate": 0.1, "candidate-2": 0.1, "stable": 0.8}
+    assert window.period == facts.period
+    assert {arm: window.arm(arm).requests for arm in window.arms} == dict.fromkeys(facts.arms.values(), 1)
 
 
 def test_beat_brings_a_rollout_to_its_end(world: World, eager: None) -> None:

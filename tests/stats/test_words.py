@@ -65,3 +65,7 @@ def test_errors_of_requests():
 def test_a_limit_is_said_as_it_was_set():
     assert words.limit(5.0) == "5 %"
     assert words.limit(2.25) == "2.25 %"
+
+
+def test_one_of_them_is_one() -> None:
+    assert [words.plural(number, "request") for number in (0, 1, 1000)] == ["0 requests", "1 request", "1,000 requests"]

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from django.contrib.auth.models import User
@@ -16,10 +17,19 @@ from django.utils import timezone
 from abtests import actions as abtests_actions
 from abtests import decision
 from abtests.models import Experiment, Snapshot
+from abtests.settings import parse_settings
 from deploypipe.core import events
 from deploypipe.metrics.models import RecordCursor, Window
-from deploypipe.stats.counts import ArmCounts
-from deploypipe.stats.counts import Window as Counted
+from deploypipe.metrics.windows import (
+    CANDIDATE,
+    STABLE,
+    WHOLE,
+    ArmWindow,
+    Measured,
+    Units,
+    units_from_json,
+    units_to_json,
+)  # fmt: skip
 from deploypipe.stats.histogram import Histogram
 from registry import actions as registry_actions
 from registry.lifecycle import RunStatus
@@ -171,9 +181,17 @@ def measure(stable: Deployment, candidate: Deployment, began: datetime, batches:
             Window.objects.create(
                 batch=batch, environment="production", model="textgen", backend=deployment.name,
                 first_at=at - timedelta(milliseconds=900), last_at=at, taken_at=at, requests=requests,
-                errors=int(batch == 9), sessions=requests, first_ms=latencies.to_json(),
+                errors=int(batch == 9), error_classes={"http_5xx": 1} if batch == 9 else {}, sessions=requests,
+                first_ms=latencies.to_json(), fresh=units(requests, int(batch == 9), latencies.counts),
             )  # fmt: skip
     RecordCursor.objects.create(name="gateway", read_at=timezone.now())
+
+
+def units(sessions: int, failed: int, latencies: Mapping[int, int]) -> dict[str, Any]:
+    """Sessions of one request each, all of them over."""
+    whole = {key: count for key, count in (((1, 0), sessions - failed), ((1, 1), failed)) if count}
+    by_session = {bin_: WHOLE * count for bin_, count in latencies.items()}
+    return units_to_json(Units((sessions, failed), latencies, whole, by_session))
 
 
 def succeeded(version: ModelVersion, environment: Environment, before: ModelVersion, actor: User) -> Rollout:
@@ -190,13 +208,22 @@ def succeeded(version: ModelVersion, environment: Environment, before: ModelVers
     return rollout
 
 
+def window(has_error: bool) -> ArmWindow:
+    """Twenty sessions of one request each."""
+    counted = units(20, int(has_error), {20: 20 - has_error})
+    return ArmWindow(20, {"http_5xx": 1} if has_error else {}, assigned=20, fresh=units_from_json(counted))
+
+
 def compared(version: ModelVersion, environment: Environment, stable: Deployment, actor: User) -> Experiment:
     experiment = abtests_actions.start(version, environment, actor=actor, name="Trigram against bigram")
     Rollout.objects.filter(pk=experiment.rollout_id).update(
         status=Status.PROGRESSING, candidate=deployed(version, environment), previous=stable, step_index=1
     )
-    windows = [Counted(ArmCounts(20, int(n % 9 == 0)), ArmCounts(20, int(n % 7 == 0))) for n in range(12)]
-    decided = decision.decide(windows, decision.parse_settings(experiment.settings), seconds=12, provider_problem=None)
+    windows = [
+        Measured(n, 1.0, 1, {STABLE: 0.5, CANDIDATE: 0.5}, {STABLE: window(n % 9 == 0), CANDIDATE: window(n % 7 == 0)})
+        for n in range(1, 13)
+    ]
+    decided = decision.replay(windows, parse_settings(experiment.settings), seconds=12)
     Snapshot.objects.create(experiment=experiment, last_window=12, verdict=decided.verdict.value,
                             sentence=decided.sentence, detail=decided.to_json())  # fmt: skip
     experiment.advance("start", started_at=timezone.now(), stable=stable.version, sentence=decided.sentence)

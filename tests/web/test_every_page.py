@@ -33,6 +33,7 @@ FRAGMENTS = [
     ("rollout-charts", 14),
     ("rollout-experiments", 12),
     ("experiment-results", 16),
+    ("experiment-charts", 12),
 ]
 NAMES = [name for name, _ in PAGES]
 BOTH_ENTRANCES = ["overview", "model-list", "model-detail", "rollout-list", "experiment-list"]
@@ -52,6 +53,7 @@ def address(name: str, world: World) -> str:
         "rollout-experiments": world.experiment.rollout_id,
         "experiment-detail": world.experiment.pk,
         "experiment-results": world.experiment.pk,
+        "experiment-charts": world.experiment.pk,
     }
     return reverse(name, args=[arguments[name]] if name in arguments else [])
 

@@ -7,7 +7,8 @@ from django.urls import reverse
 from pytest_django import DjangoAssertNumQueries
 
 from deploypipe.core.models import AuditEntry
-from rollouts import pages
+from deploypipe.metrics.models import Window
+from rollouts import chart_data, pages
 from rollouts.lifecycle import Status, StepStatus
 from rollouts.models import Environment, Rollout
 from tests.conftest import Cast
@@ -37,6 +38,34 @@ def test_page_shows_state_sentence_traffic_and_verdict(world: World, signed_in: 
     assert "Measured 90 of 900 requests" in html
     assert "Candidate in this step" in html
     assert "127.0.0.1:20001" in html
+
+
+def test_verdict_shows_the_evidence_of_errors_and_of_latency(world: World, signed_in: SignedIn) -> None:
+    html = signed_in("dee").get(_detail(world.rollout)).content.decode()
+    verdict = html.partition('aria-labelledby="verdict-h"')[2].partition("</section>")[0]
+    for words, scope in (
+        ("The error rate rises by less than 0.5 points", "this step"),
+        ("Error rate worse by more than 0.5 points", "since it has traffic"),
+        ("Error rate above the limit of 5 %", "since it has traffic"),
+        ("P95 latency worse by more than 20 % and 5 ms", "since it has traffic"),
+    ):
+        assert f'{words}<span class="text-secondary fw-normal">, {scope}</span>' in verdict
+    assert verdict.count("<progress") == 4
+    assert "Candidate P95 " in verdict
+    # The error rate in this step, and since it has traffic, is the same here, and said once.
+    assert verdict.count('<div class="text-secondary">Candidate ') == 2
+    assert "needed 20 : 1" in verdict
+    assert "reached" not in verdict
+    assert "Sessions</th>" in verdict
+
+
+def test_look_of_an_older_judge_is_shown_by_its_sentence_alone(world: World, signed_in: SignedIn) -> None:
+    looked = world.rollout.analyses.get()
+    looked.detail, looked.sentence = {"verdict": "fail", "evidence": []}, "Written by a judge of old."
+    looked.save()
+    html = signed_in("dee").get(_detail(world.rollout)).content.decode()
+    assert "Written by a judge of old." in html
+    assert "<progress" not in html.partition('aria-labelledby="verdict-h"')[2].partition("</section>")[0]
 
 
 def test_viewer_sees_the_verbs_with_one_reason(world: World, signed_in: SignedIn) -> None:
@@ -113,7 +142,7 @@ def test_problem_is_called_out(world: World, signed_in: SignedIn) -> None:
 
 
 def test_charts_have_the_keys_of_live_points(world: World) -> None:
-    figures = pages.figures(pages.rollout(world.rollout.pk))
+    figures = chart_data.figures(pages.rollout(world.rollout.pk))
     keys = {name: [trace["meta"]["key"] for trace in figure["data"]] for name, figure in figures.items()}
     assert keys == {
         "requests": ["requests.candidate", "requests.stable"],
@@ -127,9 +156,23 @@ def test_charts_have_the_keys_of_live_points(world: World) -> None:
     json.dumps(figures)
 
 
+def test_latency_chart_shows_its_limit_where_there_is_one(world: World) -> None:
+    assert "shapes" not in chart_data.figures(pages.rollout(world.rollout.pk))["latency"]["layout"]
+    world.rollout.steps.filter(index=1).update(settings={"max_latency_ms": 800})
+    line = chart_data.figures(pages.rollout(world.rollout.pk))["latency"]["layout"]["shapes"][0]
+    assert (line["y0"], line["label"]["text"]) == (800, "Limit 800 ms")
+
+
+def test_measured_share_leaves_out_who_was_not_drawn(world: World, signed_in: SignedIn) -> None:
+    forced = Window.objects.filter(backend=world.rollout.candidate.name).order_by("-pk")[0]  # type: ignore[union-attr]
+    forced.pk, forced.group, forced.requests = None, "forced", 5000
+    forced.save()
+    assert "Measured 90 of 900 requests" in signed_in("dee").get(_detail(world.rollout)).content.decode()
+
+
 def test_charts_are_bounded(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pages, "POINTS", 5)
-    figures = pages.figures(pages.rollout(world.rollout.pk))
+    monkeypatch.setattr(chart_data, "POINTS", 5)
+    figures = chart_data.figures(pages.rollout(world.rollout.pk))
     assert all(len(trace["x"]) == 5 for trace in figures["requests"]["data"])
 
 
