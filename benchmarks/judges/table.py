@@ -35,7 +35,7 @@ def summary(done: Sequence[Done], found: Sequence[Figures], seconds: float, mach
         *(part for alpha in ALPHAS for part in (f"### Goal by goal, α = {alpha:g}", _goals(held[alpha]))),
         "### How it was made",
         f"{len(done)} cells, {runs // len(ALPHAS):,} simulated runs of ours, seed {SEED},"
-        f" {seconds / 60:.1f} minutes on {machine}.",
+        f" {seconds / 60:.1f} minutes on {machine}. [All of them]({CELLS_PAGE}).",
         *_product(done),
     ])  # fmt: skip
 
