@@ -126,6 +126,7 @@ def test_of_three_candidates_the_one_that_fails_is_dropped_and_one_of_the_others
     experiment = product.experiment(own, settings, arms=arms, traffic_percent=75)
     rollout = product.experiment_seen(experiment)["rollout"]
     with product.traffic("--rate", "60"):
+        product.looks_at(experiment)  # three servers take their time to start
         dropped = until(
             lambda: next((arm for arm in product.seen(rollout)["arms"] if not arm["on"]), None),
             seconds=120,
