@@ -115,7 +115,6 @@ def one_of(*choices: str) -> Reader:
 
 
 MARGIN_POINTS = number("a number of percentage points above 0 and below 100, such as 0.5", lambda v: 0 < v < 100)
-LIMIT_PERCENT = number("a percentage above 0 and below 100, such as 5", lambda v: 0 < v < 100)
 LATENCY_LEVEL = number("a share from 0.5 to 0.99, such as 0.95 for P95", lambda v: 0.5 <= v <= 0.99)
 ALPHA = number("a probability above 0 and at most 0.5, such as 0.05", lambda v: 0 < v <= 0.5)
 SECONDS = number("a number of seconds above 0 and at most a year, such as 1800", lambda v: 0 < v <= 366 * 86_400)

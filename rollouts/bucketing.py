@@ -23,9 +23,6 @@ from deploypipe.metrics.windows import CANDIDATE, STABLE
 
 BUCKETS = 10_000
 
-HOLDOUT, FORCED = "holdout", "forced"
-"""Groups of sessions that no comparison counts; the group of all others has no name."""
-
 Cut = tuple[str, int]
 """An owner and how many buckets it has; cuts are laid out from bucket 0 upwards."""
 

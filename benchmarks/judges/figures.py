@@ -102,8 +102,8 @@ def wald(cell: Cell, alpha: float) -> float:
         rates, margin = (1 - LEVEL, slow_share(scenario.latency)), 0.0
     else:
         rates, margin = (scenario.base, scenario.base + scenario.effect), MARGIN
-    growth = planning.growth_per_request(*rates, margin, scenario.share)
-    return -math.log(alpha) / growth if growth > 0 else math.nan
+    bound = planning.wald_bound(*rates, share=scenario.share, alpha=alpha, difference=margin)
+    return bound if math.isfinite(bound) else math.nan
 
 
 def percent(share: Share | None) -> str:

@@ -11,14 +11,14 @@ A unit is what the test counts: a session, a request, a rating, an event. Those 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 from scipy import special
 
-from deploypipe.stats import arrivals, bets, factors, limits, means, srm
+from deploypipe.stats import arrivals, bets, factors, limits, means
 from deploypipe.stats.histogram import edge
 from deploypipe.stats.projection import project
 from deploypipe.stats.quantiles import QuantileTest
@@ -27,7 +27,6 @@ from deploypipe.stats.two_arms import TwoArmTest
 
 Floats = npt.NDArray[np.float64]
 
-SPLITS = (0.01, 0.05, 0.1, 0.25, 0.5)
 USUAL_SPREAD = 0.6
 """Standard deviation of the log of latencies, where nothing is known of them."""
 NEVER_UNITS = 1e9
@@ -90,35 +89,6 @@ class Forecast:
 NEVER = Forecast(math.inf, 0.0, 0.0, math.inf)
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
-    base_rate: float
-    margin: float
-    share: float
-    alpha: float
-    requests_to_pass: float
-    """Of both arms together, until a version with the same error rate passes."""
-    requests_to_abort_doubled: float | None
-    """Until a version with twice the error rate is aborted; None when twice is still within the margin."""
-
-
-def plan(base_rate: float, margin: float, share: float, alpha: float) -> Plan:
-    doubled = min(2 * base_rate, 1 - _RAREST)
-    return Plan(
-        base_rate,
-        margin,
-        share,
-        alpha,
-        requests_to_decide(base_rate, base_rate, margin, share, alpha),
-        requests_to_decide(base_rate, doubled, margin, share, alpha) if doubled - base_rate > margin else None,
-    )
-
-
-def requests_to_decide(stable_rate: float, candidate_rate: float, margin: float, share: float, alpha: float) -> float:
-    """Wald's bound for a margin in points; inf at the margin."""
-    return wald_bound(stable_rate, candidate_rate, share=share, alpha=alpha, difference=margin)
-
-
 def wald_bound(
     stable_rate: float,
     candidate_rate: float,
@@ -152,23 +122,6 @@ def growth_per_request(
 def divergence(q: float, p: float) -> float:
     """KL(q || p) of two Bernoulli rates, both inside (0, 1)."""
     return q * math.log(q / p) + (1 - q) * (math.log1p(-q) - math.log1p(-p))
-
-
-def one_arm_requests(rate: float, limit: float, alpha: float) -> float:
-    """Wald's bound of one arm until its rate is known to be on its side of the limit; inf at the limit."""
-    growth = divergence(min(max(rate, _RAREST), 1 - _RAREST), limit)
-    return -math.log(alpha) / growth if growth > 0 else math.inf
-
-
-def minutes(requests: float, requests_per_minute: float) -> float:
-    return requests / requests_per_minute if requests_per_minute > 0 else math.inf
-
-
-def suggest_split(
-    forecast: Callable[[float], Forecast], units: float, *, splits: Sequence[float] = SPLITS, power: float = 0.8
-) -> float | None:
-    """The smallest share of the candidate with which the decision falls within so many units; None if none does."""
-    return next((share for share in sorted(splits) if forecast(share).power(units) >= power), None)
 
 
 def two_arms(test: TwoArmTest, stable: Sample, candidate: Sample, share: float, alpha: float) -> Forecast:
@@ -270,22 +223,6 @@ def rate_of_arrivals(test: arrivals.ArrivalTest, ratio: float, share: float, alp
     threshold, growth = -math.log(alpha), divergence(q, p)
     units = _crossing(lambda n: arrivals.log_evidence_of([(share, n * (1 - q), n * q)], test), threshold)
     spread = q * (1 - q) * (math.log(q / p) - math.log1p(-q) + math.log1p(-p)) ** 2
-    return Forecast(units, _per_unit(spread, growth, units, threshold), threshold, threshold / growth)
-
-
-def ratio_mismatch(expected: float, real: float, alpha: float) -> Forecast:
-    """Units assigned until a split other than the one promised is noticed."""
-    if not 0 < expected < 1 or not 0 < real < 1 or expected == real:
-        return NEVER
-    threshold, growth = -math.log(alpha), divergence(real, expected)
-    shares = (("candidate", expected), ("stable", 1 - expected))
-
-    def evidence(n: float) -> float:
-        return srm.SrmProcess(shares=shares, units=(round(n * real), round(n * (1 - real)))).log_evidence
-
-    units = _crossing(evidence, threshold)
-    tilt = math.log(real / expected) - math.log1p(-real) + math.log1p(-expected)
-    spread = real * (1 - real) * tilt**2
     return Forecast(units, _per_unit(spread, growth, units, threshold), threshold, threshold / growth)
 
 

@@ -33,58 +33,6 @@ def limit(percentage: float) -> str:
     return f"{percentage:g} %"
 
 
-def ms(value: float) -> str:
-    """A latency as it was measured: three leading digits are all that bins give."""
-    if value >= 10_000:
-        return f"{_leading(value / 1000)} s"
-    return f"{_leading(value)} ms"
-
-
-def stars(value: float) -> str:
-    """The mean of ratings."""
-    return f"{value:.2f} stars"
-
-
-def star_limit(value: float) -> str:
-    """A setting in stars, as it was set."""
-    return "1 star" if value == 1 else f"{value:g} stars"
-
-
-def change(ratio: float) -> str:
-    """1.2 is "20 % more"."""
-    size = percent(abs(ratio - 1))
-    if size == "0 %" or ratio == 1:
-        return "the same"
-    if ratio >= 10:
-        return f"{_leading(ratio)} times as much"
-    return f"{size} {'more' if ratio > 1 else 'less'}"
-
-
-def slower(ratio: float) -> str:
-    """1.2 is "20 % slower"."""
-    return change(ratio).replace("times as much", "times as slow").replace("more", "slower").replace("less", "faster")
-
-
-def signed_points(difference: float) -> str:
-    """A difference of rates: 0.012 is "+1.2 points"."""
-    return f"{signed(difference * 100)} points"
-
-
-def signed_percent(ratio: float) -> str:
-    """A ratio as its change: 1.12 is "+12 %"."""
-    return f"{signed((ratio - 1) * 100)} %"
-
-
-def signed(value: float) -> str:
-    text = _short(value)
-    return f"+{text}" if value > 0 and text != "0" else text.replace("-", "−")
-
-
-def quantile(level: float) -> str:
-    """0.95 is "P95", 0.999 "P99.9"."""
-    return f"P{level * 100:g}"
-
-
 def of(errors: int, requests: int) -> str:
     """ "5 of 61 (8.2 %)"."""
     return f"{errors:,} of {requests:,} ({percent(errors / requests)})" if requests else "no requests"
@@ -113,12 +61,6 @@ def duration(seconds: float) -> str:
 
 def _unit(value: int, name: str) -> str:
     return f"{value:,} {name}" if value == 1 else f"{value:,} {name}s"
-
-
-def _leading(value: float) -> str:
-    if value >= 99.95:
-        return f"{value:,.0f}"
-    return f"{value:.1f}".removesuffix(".0") if value >= 0.95 else f"{value:.2g}"
 
 
 def _short(value: float) -> str:

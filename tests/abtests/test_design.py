@@ -20,7 +20,7 @@ from abtests.split_forecast import arriving, counted
 from deploypipe.core.errors import Invalid
 from deploypipe.metrics.units import Sample
 from deploypipe.metrics.windows import ArmWindow
-from deploypipe.stats.planning import requests_to_decide
+from deploypipe.stats.planning import wald_bound
 from deploypipe.stats.samples import Moments
 from rollouts.models import Environment
 from tests.abtests.traffic import traffic
@@ -321,7 +321,7 @@ def test_forecast_lies_near_the_bound_of_wald(error: float, margin: float, share
     today = traffic(100_000, error)
     plan = parse_settings({**ERRORS, "goals": [{"margin_points": margin}], "alpha": alpha}).plan()
     rate = today.arm.failed / today.requests
-    bound = requests_to_decide(rate, rate, margin / 100, share, alpha)
+    bound = wald_bound(rate, rate, share=share, alpha=alpha, difference=margin / 100)
     found = design(plan, today, Asked(share, max_minutes=1e6)).metrics[0].requests_to_pass
     assert found is not None
     assert 0.5 * bound < found < 1.6 * bound + 60 / share

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deploypipe.stats import arrivals, bets, limits, means, quantiles, srm
+from deploypipe.stats import arrivals, bets, limits, means, quantiles
 from deploypipe.stats.planning import (
     NEVER,
     Forecast,
@@ -17,14 +17,8 @@ from deploypipe.stats.planning import (
     limit,
     mean_difference,
     mean_limit,
-    minutes,
-    one_arm_requests,
-    plan,
     quantile,
     rate_of_arrivals,
-    ratio_mismatch,
-    requests_to_decide,
-    suggest_split,
     two_arms,
     wald_bound,
 )
@@ -47,41 +41,28 @@ TABLE = {  # statistics.md (H): margin half a point, alpha 0.05, total requests
 
 @pytest.mark.parametrize("share", TABLE)
 def test_requests_to_decide_are_those_of_the_table(share):
-    found = [requests_to_decide(stable, candidate, 0.005, share, 0.05) for stable, candidate in PAIRS]
+    found = [wald_bound(*pair, share=share, alpha=0.05, difference=0.005) for pair in PAIRS]
     assert found == [pytest.approx(number, abs=1) for number in TABLE[share]]
 
 
 @pytest.mark.parametrize(("rate", "published"), [(0.06, 3019), (0.08, 370), (0.10, 145), (0.15, 42), (0.20, 21)])
 def test_requests_of_one_arm_are_those_of_the_reference(rate, published):
     """statistics.md (D): limit 5 %, alpha 0.05."""
-    assert one_arm_requests(rate, 0.05, 0.05) == pytest.approx(published, abs=1)
-
-
-def test_plan_says_both_what_passes_and_what_is_caught():
-    answer = plan(0.01, 0.005, 0.1, 0.05)
-    assert answer.requests_to_pass == pytest.approx(33_308, abs=1)
-    assert answer.requests_to_abort_doubled == pytest.approx(42_326, abs=1)
-    assert minutes(answer.requests_to_pass, 18 * 60) == pytest.approx(31, abs=0.5)
-
-
-def test_twice_a_small_rate_within_the_margin_is_never_aborted():
-    assert plan(0.002, 0.02, 0.1, 0.05).requests_to_abort_doubled is None
+    assert -math.log(0.05) / divergence(rate, 0.05) == pytest.approx(published, abs=1)
 
 
 def test_at_the_margin_no_number_of_requests_decides():
-    assert requests_to_decide(0.01, 0.015, 0.005, 0.1, 0.05) == math.inf
-    assert one_arm_requests(0.05, 0.05, 0.05) == math.inf
+    assert wald_bound(0.01, 0.015, share=0.1, alpha=0.05, difference=0.005) == math.inf
 
 
 @pytest.mark.parametrize("rate", [0.0, 1.0])
 def test_extreme_rates_are_planned_too(rate):
-    assert requests_to_decide(rate, rate, 0.02, 0.1, 0.05) > 0
+    assert wald_bound(rate, rate, share=0.1, alpha=0.05, difference=0.02) > 0
 
 
 def test_without_traffic_there_is_no_growth_and_no_end():
     assert growth_per_request(0.01, 0.01, 0.005, 0.0) == 0
     assert growth_per_request(0.01, 0.01, 0.005, 1.0) == 0
-    assert minutes(1000, 0) == math.inf
 
 
 # A forecast against simulated tests
@@ -186,20 +167,6 @@ def test_counts_in_time_are_decided_when_the_forecast_says(side, boundary, ratio
     agrees(forecast, np.array(decided))
 
 
-@pytest.mark.parametrize(("expected", "real"), [(0.1, 0.05), (0.1, 0.15), (0.5, 0.45)])
-def test_a_wrong_split_is_noticed_when_the_forecast_says(expected, real):
-    forecast = ratio_mismatch(expected, real, 0.01)
-    size, rng = max(1, int(forecast.median / 60)), np.random.default_rng(6)
-    decided = []
-    for _ in range(150):
-        state, look = srm.SrmProcess(), 0
-        while not state.reached(0.01) and look < 400:
-            candidate = int(rng.binomial(size, real))
-            state, look = srm.update(state, srm.Assigned(expected, size - candidate, candidate)), look + 1
-        decided.append(size * look)
-    agrees(forecast, np.array(decided))
-
-
 @pytest.mark.parametrize(("side", "true", "share"), [(Side.BELOW, 1.0, 0.5), (Side.ABOVE, 1.5, 0.5)])
 def test_latencies_are_decided_when_the_forecast_says(side, true, share):
     test = QuantileTest(side, 0.95, 1.2)
@@ -283,8 +250,6 @@ COST, STARS = (1.0, 0.5), Sample.of({0.5: 1, 1.0: 1})
         rate_of_arrivals(arrivals.ArrivalTest(Side.ABOVE, 1.2), 1.2, 0.5, ALPHA),
         rate_of_arrivals(arrivals.ArrivalTest(Side.BELOW, 1.2), 2.0, 0.5, ALPHA),
         rate_of_arrivals(arrivals.ArrivalTest(Side.ABOVE), 2.0, 1.0, ALPHA),
-        ratio_mismatch(0.1, 0.1, 0.01),
-        ratio_mismatch(0.0, 0.1, 0.01),
     ],
 )
 def test_what_is_not_so_is_never_shown(forecast):
@@ -316,17 +281,6 @@ def test_no_forecast_beats_walds_bound(stable, candidate, share):
         if forecast.feasible:
             bound = wald_bound(stable, candidate, share=share, alpha=ALPHA, difference=0.02)
             assert forecast.bound == pytest.approx(bound)
-
-
-def test_split_that_is_suggested_is_the_smallest_that_suffices():
-    def at(share):
-        return error_rates(TwoArmTest(Side.BELOW, 0.005), 0.01, 0.01, share, ALPHA)
-
-    enough = math.ceil(at(0.25).units_for(0.8))
-    assert at(0.1).power(enough) < 0.8
-    assert suggest_split(at, enough) == 0.25
-    assert suggest_split(at, 1000) is None, "the mission's thousand requests cannot decide half a point"
-    assert suggest_split(at, 1e9) == 0.01
 
 
 @given(st.floats(0.001, 0.999), st.floats(0.001, 0.999))
