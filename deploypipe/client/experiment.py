@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import os
 import signal
 import sys
 import traceback
 from collections.abc import Callable
 from typing import Any, Never
 
-from deploypipe import env
 from deploypipe.client import experiment_judge, experiment_replay, experiment_simulate
 from deploypipe.client.experiment_files import TOKEN_VARIABLE
 from deploypipe.client.problems import CannotRead, Ended, Problem
 from deploypipe.client.process import interrupted, readable_streams, silenced
 from deploypipe.metrics import catalogue
+from deploypipe.plugins import named_apps
 
 DESCRIPTION = "Check the verdicts of an experiment, judge it anew, and simulate some before any is run."
 SOURCE_EPILOG = f"""\
@@ -148,10 +147,7 @@ def _guarded(name: str, act: Callable[[argparse.Namespace], Ended], options: arg
 
 def _own_metrics() -> None:
     """Those of the apps that the environment names: evidence may ask for them."""
-    apps = env.words("APPS", "")
-    if apps and os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())  # as `python -m deploypipe` has it; the installed script has not
     try:
-        catalogue.discover(apps)
+        catalogue.discover(named_apps())
     except catalogue.MetricFileError as error:
         raise CannotRead(f"DEPLOYPIPE_APPS: {error}") from error

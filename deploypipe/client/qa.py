@@ -28,6 +28,7 @@ from deploypipe.client.problems import CannotExamine, Exit, Problem
 from deploypipe.client.process import interrupted, readable_streams, silenced
 from deploypipe.client.reading import read_file
 from deploypipe.client.screen import Screen, screen
+from deploypipe.plugins import named_apps
 from registry import artifacts, report
 from registry.engines import ENGINES
 from registry.qa import catalogue
@@ -199,11 +200,8 @@ class Order:
 
 
 def _checks() -> list[type[Check]]:
-    apps = env.words("APPS", "")
-    if apps and os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())  # as `python -m deploypipe` has it; the installed script has not
     try:
-        catalogue.discover(apps)
+        catalogue.discover(named_apps())
     except catalogue.CheckFileError as error:
         raise CannotExamine(f"DEPLOYPIPE_APPS: {error}") from error
     return catalogue.all_checks()

@@ -1,19 +1,14 @@
-"""All checks that are installed. Another application adds its own with `@check` in its `qa_checks.py`.
-
-Django's side calls `discover` with the installed apps; the command line with those that the environment names.
-"""
+"""All checks that are installed. Another application adds its own with `@check` in its `qa_checks.py`."""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from importlib import import_module
-from importlib.util import find_spec
-from pathlib import Path
-from traceback import extract_tb
 from typing import TypeVar
 
+from deploypipe import plugins
 from registry.qa.base import Check
 from registry.qa.parameters import Parameter
 from registry.scoring import CATEGORY_WEIGHTS
@@ -108,42 +103,18 @@ def discover(apps: Iterable[str]) -> None:
     """Import `qa_checks.py` of each app that has one. Raises CheckFileError: a gate that silently lacks a check that
     somebody demanded would approve what it should not.
     """
-    for app in apps:
-        if _has_checks(app):
-            _import(app)
+    plugins.discover(apps, "qa_checks", named="checks", keep=_keep, error=CheckFileError)
 
 
-def _has_checks(app: str) -> bool:
-    try:
-        if find_spec(app) is None:
-            raise ModuleNotFoundError(f"No module named {app!r}")
-        return find_spec(f"{app}.qa_checks") is not None
-    except Exception as error:  # the app's own package is imported by this
-        raise CheckFileError(f"The app {app!r} cannot be imported: {type(error).__name__}: {error}") from error
-
-
-def _import(app: str) -> None:
+def _keep() -> Callable[[], None]:
     _import_ours()  # first, so that it is the app's check that meets a name which is taken, and not ours
     before = dict(_checks)
-    try:
-        import_module(f"{app}.qa_checks")
-    except (Exception, SystemExit) as error:
+
+    def undo() -> None:
         _checks.clear()
-        _checks.update(before)  # not half of a file's checks
-        advice = f"Mend the file, or take {app!r} out of DEPLOYPIPE_APPS."
-        raise CheckFileError(
-            f"The checks of the app {app!r} cannot be used: {_place_of(error, app)}: {type(error).__name__}: "
-            f"{str(error).rstrip('.') or 'no text'}. {advice}"
-        ) from error
+        _checks.update(before)
 
-
-def _place_of(error: BaseException, app: str) -> str:
-    """The file and the line in it, also where the error itself came from further in."""
-    ending = str(Path(*app.split("."), "qa_checks.py"))
-    if isinstance(error, SyntaxError) and error.filename:
-        return f"{error.filename}, line {error.lineno}"
-    frames = [frame for frame in extract_tb(error.__traceback__) if frame.filename.endswith(ending)]
-    return f"{frames[-1].filename}, line {frames[-1].lineno}" if frames else ending
+    return undo
 
 
 def _import_ours() -> None:

@@ -9,10 +9,9 @@ import numpy as np
 
 from abtests.forecast import Traffic
 from abtests.scenario import Scenario, Streams
-from deploypipe.metrics.windows import STABLE, WHOLE, ArmWindow, Feedback, Units
+from deploypipe.metrics.windows import STABLE, WHOLE, ArmWindow, Feedback, Units, add_arms
 from deploypipe.stats.histogram import bin_of
 from deploypipe.stats.samples import Moments
-from tests.metrics.world import added
 
 SECONDS = 3600.0
 
@@ -58,5 +57,5 @@ def traffic_of(scenario: Scenario, *, hours: int = 24) -> Traffic:
     streams = Streams(alike, np.random.default_rng(7), windows=hours, seconds=SECONDS, share=1e-12)
     arm = ArmWindow()
     for _ in range(hours):
-        arm = added(arm, streams.next([0])[0].arm(STABLE))
+        arm = add_arms(arm, streams.next([0])[0].arm(STABLE))
     return Traffic(hours * SECONDS, arm)

@@ -13,7 +13,7 @@ from deploypipe.metrics.facts import RouteFacts
 from deploypipe.metrics.measured import measured
 from deploypipe.metrics.models import Window
 from deploypipe.metrics.sources import gateway
-from deploypipe.metrics.windows import CANDIDATE, STABLE, ArmWindow, Measured, add_counts, add_feedback, add_units
+from deploypipe.metrics.windows import CANDIDATE, STABLE, ArmWindow, Measured, add_arms
 from tests.metrics.test_records import USUAL
 
 BEGAN = datetime(2026, 1, 2, 3, 0, 0, tzinfo=UTC)
@@ -90,23 +90,8 @@ def totals(windows: list[Measured] | None = None) -> dict[tuple[int, str], ArmWi
     for window in seen() if windows is None else windows:
         for name, arm in window.arms.items():
             place = (window.period, name)
-            found[place] = added(found.get(place, ArmWindow()), arm)
+            found[place] = add_arms(found.get(place, ArmWindow()), arm)
     return found
-
-
-def added(left: ArmWindow, right: ArmWindow) -> ArmWindow:
-    return ArmWindow(
-        requests=left.requests + right.requests,
-        errors=add_counts(left.errors, right.errors),
-        client_errors=left.client_errors + right.client_errors,
-        latency=add_counts(left.latency, right.latency),
-        duration=add_counts(left.duration, right.duration),
-        events=left.events + right.events,
-        assigned=left.assigned + right.assigned,
-        fresh=add_units(left.fresh, right.fresh),
-        returning=add_units(left.returning, right.returning),
-        feedback=add_feedback(left.feedback, right.feedback),
-    )
 
 
 def stored() -> Iterator[Window]:
