@@ -63,37 +63,37 @@ def _units(scenario: Scenario) -> float:
 
 
 def judge(stream: Stream, alphas: Sequence[float], *, alone: bool = False) -> dict[float, Verdicts]:
-    tests = [_tests(stream, plan(stream.scenario, alpha, alone=alone)) for alpha in alphas]
+    plans = [plan(stream.scenario, alpha, alone=alone) for alpha in alphas]
     # The same tests at every alpha, with other thresholds.
-    whens = [_reached(test[0], [given[i][2] for given in tests]) for i, test in enumerate(tests[0])] if tests else []
+    tests = _tests(stream, plans)
+    whens = [_reached(asked, thresholds) for asked, _, thresholds in tests]
     result = {}
     for place, alpha in enumerate(alphas):
         promote = np.zeros(stream.runs, dtype=np.int64)
         abort = np.full(stream.runs, NEVER)
-        for (_, against, _), when in zip(tests[place], whens, strict=True):
+        for (_, against, _), when in zip(tests, whens, strict=True):
             if against:
                 abort = np.minimum(abort, when[place])
             else:
                 promote = np.maximum(promote, when[place])
-        abort = np.where(
-            np.minimum(promote, abort) == NEVER, _closing(stream, plan(stream.scenario, alpha, alone=alone)), abort
-        )
+        still_open = np.nonzero(np.minimum(promote, abort) == NEVER)[0]
+        abort[still_open] = _closing(stream, plans[place], still_open)
         look = np.minimum(promote, abort)
         kind = np.where(abort <= promote, ABORT, PROMOTE)
         result[alpha] = Verdicts(np.where(look == NEVER, OPEN, kind), np.minimum(look, stream.scenario.windows - 1))
     return result
 
 
-def _closing(stream: Stream, asked: Plan) -> Ints:
+def _closing(stream: Stream, asked: Plan, runs: Ints) -> Ints:
     """The last window where the closing look calls harm, else NEVER. One a scenario has: of its error rate."""
     kept = next((closing[1] for closing in compiled(asked).closing if closing), 0.0)
     if not kept or stream.scenario.ramp:
-        return np.full(stream.runs, NEVER)
+        return np.full(len(runs), NEVER)
     arms = [
         (arm.requests, arm.errors) if arm.sessions is None else (arm.sessions.first, arm.sessions.first_failed)
         for arm in (stream.stable, stream.candidate)
     ]
-    (n_a, s_a), (n_b, s_b) = [(n.sum(axis=1), s.sum(axis=1)) for n, s in arms]
+    (n_a, s_a), (n_b, s_b) = [(n[runs].sum(axis=1), s[runs].sum(axis=1)) for n, s in arms]
     p_values = exact.p_values(n_a, s_a, n_b, s_b, MARGIN, above=True, many=exact.EVERY)
     return np.where(p_values <= kept, stream.scenario.windows - 1, NEVER)
 
@@ -104,23 +104,24 @@ class Asked:
     blocks: Closed
 
 
-def _tests(stream: Stream, asked_of: Plan) -> list[tuple[Asked, bool, float]]:
-    """(test and its blocks, whether it speaks against the candidate, log threshold)."""
-    found = compiled(asked_of)
+def _tests(stream: Stream, plans: Sequence[Plan]) -> list[tuple[Asked, bool, list[float]]]:
+    """(test and its blocks, whether it speaks against the candidate, log threshold by each plan)."""
+    found = compiled(plans[0])
     closed: dict[Any, Closed] = {}
     asked = []
-    for probe in found.probes:
+    for same in zip(*(compiled(each).probes for each in plans), strict=True):
+        probe, thresholds = same[0], [each.log_threshold for each in same]
         question, reading = probe.question, found.sources[probe.source].reading
         if question.core is Core.TWO_ARMS:
             test = TwoArmTest(question.side, question.difference, question.ratio, prior_mean=question.typical)
             if reading not in closed:
                 closed[reading] = _joined(stream, *_errors(stream, reading), test.block_units)
-            asked.append((Asked(test, closed[reading]), probe.against, probe.log_threshold))
+            asked.append((Asked(test, closed[reading]), probe.against, thresholds))
         elif question.core is Core.QUANTILE and stream.scenario.latency is not None:
             latency = QuantileTest(question.side, question.level, question.ratio)
             if question not in closed:
                 closed[question] = _slow(stream, latency)
-            asked.append((Asked(latency.inner, closed[question]), probe.against, probe.log_threshold))
+            asked.append((Asked(latency.inner, closed[question]), probe.against, thresholds))
     return asked
 
 
@@ -159,6 +160,7 @@ def _slow(stream: Stream, test: QuantileTest) -> Closed:
     assert stable is not None
     assert candidate is not None
     runs, windows, bins = stable.shape
+    stable_beyond, candidate_beyond = _at_or_beyond(stable), _at_or_beyond(candidate)
     recent, earlier = np.zeros((2, runs, bins), dtype=np.int64)
     threshold = np.full(runs, -1)
     closing = Closing(runs, _BINARY, test.block_units)
@@ -170,8 +172,8 @@ def _slow(stream: Stream, test: QuantileTest) -> Closed:
         known = (threshold >= 0)[:, None]
         closing.add(
             window,
-            known * _halved(stable[:, window], threshold),
-            known * _halved(candidate[:, window], threshold + test.shift),
+            known * _halved(stable_beyond[:, window], threshold),
+            known * _halved(candidate_beyond[:, window], threshold + test.shift),
         )
         recent += stable[:, window]
         full = recent.sum(axis=1) >= test.memory
@@ -182,7 +184,7 @@ def _slow(stream: Stream, test: QuantileTest) -> Closed:
 
 def _threshold(past: Ints, test: QuantileTest) -> Ints:
     """First slow bin; -1 where too little is known."""
-    at_or_beyond = np.cumsum(past[:, ::-1], axis=1)[:, ::-1]
+    at_or_beyond = _at_or_beyond(past)
     total = at_or_beyond[:, 0]
     allowed = allowed_beyond(total[:, None], test.level, test.side)
     slow = at_or_beyond > allowed if test.side is Side.ABOVE else at_or_beyond >= allowed
@@ -190,9 +192,16 @@ def _threshold(past: Ints, test: QuantileTest) -> Ints:
     return np.where(total >= test.least_past, last + (test.side is Side.ABOVE), -1)
 
 
-def _halved(counts: Ints, threshold: Ints) -> Ints:
-    slow = (counts * (np.arange(counts.shape[1]) >= threshold[:, None])).sum(axis=1)
-    return np.stack([counts.sum(axis=1) - slow, slow], axis=-1)
+def _at_or_beyond(counts: Ints) -> Ints:
+    """Units in each bin and the bins above it."""
+    return np.cumsum(counts[..., ::-1], axis=-1, dtype=counts.dtype)[..., ::-1]
+
+
+def _halved(at_or_beyond: Ints, threshold: Ints) -> Ints:
+    """Quick and slow units; the threshold may lie beyond the last bin."""
+    place = np.clip(threshold, 0, at_or_beyond.shape[1] - 1)
+    slow = at_or_beyond[np.arange(len(place)), place] * (threshold < at_or_beyond.shape[1])
+    return np.stack([at_or_beyond[:, 0] - slow, slow], axis=-1)
 
 
 def _reached(asked: Asked, log_thresholds: Sequence[float]) -> list[Ints]:
